@@ -1,0 +1,35 @@
+"""Kubeflow component of assemble_dataset."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Markdown, Metrics, Output
+
+
+@dsl.component(base_image="python:3.11-slim", install_kfp_package=False)
+def assemble_dataset(
+    config: str,
+    code_digest: str,
+    labelled_prompts: Input[Dataset],
+    pairs: Input[Dataset],
+    scorer_pairs: Output[Dataset],
+    train_pairs: Output[Dataset],
+    eval_pairs: Output[Dataset],
+    data_card: Output[Markdown],
+    metrics: Output[Metrics],
+):
+    """Choose pairs by category quotas and split them by prompt."""
+    from components.assemble_dataset.config import AssembleDatasetConfig
+    from components.assemble_dataset.stage import assemble_dataset
+    from equilibrate_core.launch import launch
+
+    launch(
+        assemble_dataset,
+        AssembleDatasetConfig,
+        config,
+        metrics,
+        labelled_prompts=labelled_prompts,
+        pairs=pairs,
+        scorer_pairs=scorer_pairs,
+        train_pairs=train_pairs,
+        eval_pairs=eval_pairs,
+        data_card=data_card,
+    )

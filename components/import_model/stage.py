@@ -1,0 +1,117 @@
+"""Bring a model into the pipeline as a Hugging Face directory with a digest.
+
+hub, s3://, folder or GGUF -> base_model.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.import_model.config import ImportModelConfig
+from equilibrate_core.artifacts import MANIFEST, write_json
+from equilibrate_core.chat import end_of_turn
+from equilibrate_core.errors import ModelError
+from equilibrate_core.models import check_model_folder, load_tokenizer
+from equilibrate_core.small_model import small_model_file
+from equilibrate_core.stage import Metrics, stage_main, start_stage
+
+logger = logging.getLogger(__name__)
+NOT_COPIED = (MANIFEST, ".git*", ".cache", "*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx")
+
+
+def import_model(config: ImportModelConfig, *, base_model: Path) -> Metrics:
+    """Copy or convert a model, check that it can be used, and seal it with its digest."""
+    run = start_stage("import_model", config)
+    with run.output(base_model, "model") as draft:
+        with _source(config) as source:
+            if source.suffix == ".gguf":
+                _convert_gguf(source, draft.path)
+            elif config.dtype == "auto":
+                check_model_folder(source)
+                ignore = shutil.ignore_patterns(*NOT_COPIED)
+                shutil.copytree(source, draft.path, dirs_exist_ok=True, ignore=ignore)
+            else:
+                check_model_folder(source)
+                _convert_dtype(source, draft.path, config)
+        check_model_folder(draft.path)
+        tokenizer = load_tokenizer(draft.path, trust_remote_code=config.trust_remote_code)
+        end = end_of_turn(tokenizer)
+        size = sum(path.stat().st_size for path in draft.path.glob("*.safetensors"))
+        metrics: Metrics = {"weights_mb": size / 1e6, "vocabulary": len(tokenizer)}
+        logger.info("imported %s: %.0f MB, turns end with %s", config.uri, size / 1e6, end)
+        write_json(draft.path / "metrics.json", metrics)
+    return metrics
+
+
+@contextmanager
+def _source(config: ImportModelConfig) -> Generator[Path]:
+    """Local folder or GGUF file of the configured model."""
+    uri = config.uri
+    if uri == "smollm2":
+        yield small_model_file()
+    elif uri.startswith(("hf://", "s3://")):
+        with tempfile.TemporaryDirectory() as folder:
+            if uri.startswith("hf://"):
+                _download_from_hub(config, Path(folder))
+            else:
+                from equilibrate_core.s3 import download_folder
+
+                download_folder(uri, Path(folder))
+            yield Path(folder)
+    else:
+        path = Path(uri.removeprefix("file://"))
+        if not path.exists():
+            raise ModelError(f"{uri}: no such folder, GGUF file or known model")
+        yield path
+
+
+def _download_from_hub(config: ImportModelConfig, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(
+            config.uri.removeprefix("hf://"),
+            revision=config.revision,
+            local_dir=folder,
+            ignore_patterns=list(NOT_COPIED),
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ModelError(f"{config.uri}: the hub did not give it: {first_line}") from error
+
+
+def _convert_gguf(source: Path, target: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    folder, name = str(source.parent), source.name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True)
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{source}: not a usable GGUF model: {error}") from error
+    _save(model, tokenizer, target)
+
+
+def _convert_dtype(source: Path, target: Path, config: ImportModelConfig) -> None:
+    from equilibrate_core.models import load_causal_lm
+
+    dtype = "float32" if config.dtype == "auto" else config.dtype
+    trusted = config.trust_remote_code
+    model = load_causal_lm(source, dtype=dtype, trust_remote_code=trusted)
+    _save(model, load_tokenizer(source, trust_remote_code=trusted), target)
+
+
+def _save(model: Any, tokenizer: Any, target: Path) -> None:
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main(import_model, ImportModelConfig))

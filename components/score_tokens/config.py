@@ -1,0 +1,20 @@
+"""Config of score_tokens."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from equilibrate_core.config import StageConfig
+
+
+class ScoreTokensConfig(StageConfig):
+    """How every response token is scored, once, before training."""
+
+    segment: Literal["token", "sentence", "response"] = "token"
+    """What shares one mask bit; `token` because the paper's figure keeps single words."""
+    max_length: int = Field(default=512, ge=16)
+    """Tokens of prompt and answer; a pair with a longer side is dropped and counted."""
+    batch_size: int = Field(default=16, ge=1)
+    """Sequences per forward pass."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the reference log-probs; keep it equal to train_policy's, or step 0 is not ln 2."""

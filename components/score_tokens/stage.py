@@ -1,0 +1,206 @@
+"""Score every response token of every pair once: reward, cost and reference log-prob.
+
+train_pairs + scorers + reference model -> scored_pairs, with the pooled token means that the
+`dataset_mean` baseline of the masks needs.
+"""
+
+# N = sequences in the batch, L = padded length
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.score_tokens.config import ScoreTokensConfig
+from components.score_tokens.token_means import token_means
+from equilibrate_core.artifacts import Counts, write_json
+from equilibrate_core.chat import Encoded, encode_answer
+from equilibrate_core.errors import DataError, ModelError
+from equilibrate_core.logps import PaddedBatch, span_mask, token_logps
+from equilibrate_core.models import device, load_causal_lm, load_tokenizer
+from equilibrate_core.progress import Progress
+from equilibrate_core.records import Pair, ScoredPair
+from equilibrate_core.scorer import load_scorer, normalise, pad_token, token_values
+from equilibrate_core.segments import segment_ids
+from equilibrate_core.stage import Metrics, stage_main, start_stage
+from equilibrate_core.tables import dataset_draft, read_dataset, write_rows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Figures of one answer: the value at the last prompt token, then one per response token."""
+
+    initial: float
+    values: list[float]
+
+
+def score_tokens(
+    config: ScoreTokensConfig,
+    *,
+    pairs: Path,
+    reward_model: Path,
+    cost_model: Path,
+    reference_model: Path,
+    scored_pairs: Path,
+) -> Metrics:
+    """Compute reward, cost and reference log-prob of every response token, once."""
+    run = start_stage(
+        "score_tokens",
+        config,
+        pairs=pairs,
+        reward_model=reward_model,
+        cost_model=cost_model,
+        reference_model=reference_model,
+    )
+    tokenizer = load_tokenizer(reference_model)
+    counts = Counts()
+    kept, answers = _encode(config, read_dataset(pairs, Pair), tokenizer, counts)
+    rewards = _scorer_pass(config, reward_model, "reward", tokenizer, answers)
+    costs = _scorer_pass(config, cost_model, "cost", tokenizer, answers)
+    logps = _reference_pass(config, reference_model, tokenizer, answers)
+    sides = [_side(config, *parts) for parts in zip(answers, rewards, costs, logps, strict=True)]
+    rows = [
+        _scored_pair(pair, answers[2 * i], sides[2 * i], sides[2 * i + 1])
+        for i, pair in enumerate(kept)
+    ]
+    metrics: Metrics = {
+        "num_pairs": len(rows),
+        "num_too_long": counts.dropped.get("too_long", 0),
+        "mean_reference_logp": _mean([p for table in logps for p in table.values]),
+    }
+    with dataset_draft(run, scored_pairs, ScoredPair) as draft:
+        draft.rows = write_rows(draft.path, ScoredPair, rows)
+        draft.counts = counts
+        write_json(draft.path / "token_means.json", token_means(rows))
+        write_json(draft.path / "metrics.json", metrics)
+    return metrics
+
+
+def _encode(
+    config: ScoreTokensConfig, pairs: Sequence[Pair], tokenizer: Any, counts: Counts
+) -> tuple[list[Pair], list[Encoded]]:
+    """Pairs that fit, and their answers: chosen and rejected of the first pair first."""
+    kept: list[Pair] = []
+    answers: list[Encoded] = []
+    for pair in pairs:
+        counts.read += 1
+        sides = [encode_answer(tokenizer, pair.messages, a) for a in (pair.chosen, pair.rejected)]
+        if max(len(s.prompt_ids) + len(s.response_ids) for s in sides) > config.max_length:
+            counts.drop("too_long")
+        elif sides[0].prompt_ids != sides[1].prompt_ids:
+            counts.drop("answers_merge_differently_with_the_prompt")
+        else:
+            counts.kept += 1
+            kept.append(pair)
+            answers += sides
+    if not kept:
+        raise DataError(f"score_tokens: no pair of {counts.read} fits: dropped {counts.dropped}")
+    return kept, answers
+
+
+def _scorer_pass(
+    config: ScoreTokensConfig,
+    folder: Path,
+    kind: str,
+    tokenizer: Any,
+    answers: Sequence[Encoded],
+) -> list[TokenTable]:
+    scorer = load_scorer(folder)
+    if scorer.constants.kind != kind:
+        raise ModelError(f"{folder}: a {scorer.constants.kind} model, but a {kind} model is needed")
+    if scorer.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(f"{folder}: its tokenizer differs from the reference model's")
+    if not scorer.constants.token_wise:
+        logger.warning("%s: trained on last tokens only: token values mean little", folder)
+
+    def values(batch: PaddedBatch, _: Sequence[Encoded]) -> Tensor:
+        return normalise(token_values(scorer.model, batch, config.precision), scorer.constants)
+
+    return _pass(config, f"{kind} per token", scorer.tokenizer.pad_token_id, answers, values)
+
+
+def _reference_pass(
+    config: ScoreTokensConfig, folder: Path, tokenizer: Any, answers: Sequence[Encoded]
+) -> list[TokenTable]:
+    model = load_causal_lm(folder).to(device())
+    pad_id = tokenizer.convert_tokens_to_ids(pad_token(tokenizer))
+
+    def values(batch: PaddedBatch, rows: Sequence[Encoded]) -> Tensor:
+        starts = [len(row.prompt_ids) for row in rows]
+        ends = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
+        wanted_NL = span_mask(starts, ends, batch.input_ids_NL.shape[1])
+        return token_logps(model, batch, wanted_NL, config.precision)
+
+    return _pass(config, "reference log-probs", pad_id, answers, values)
+
+
+@torch.no_grad()
+def _pass(
+    config: ScoreTokensConfig,
+    label: str,
+    pad_id: int,
+    answers: Sequence[Encoded],
+    values: Callable[[PaddedBatch, Sequence[Encoded]], Tensor],
+) -> list[TokenTable]:
+    """Run a model over all answers, longest together, and put its figures back in order."""
+    order = sorted(range(len(answers)), key=lambda i: len(_ids(answers[i])))
+    tables: dict[int, TokenTable] = {}
+    with Progress(label, total=len(answers), unit="answer") as progress:
+        for start in range(0, len(order), config.batch_size):
+            indices = order[start : start + config.batch_size]
+            rows = [answers[i] for i in indices]
+            batch = PaddedBatch.of([_ids(row) for row in rows], pad_id=pad_id, device=device())
+            for i, row, values_L in zip(indices, rows, values(batch, rows).cpu(), strict=True):
+                first = len(row.prompt_ids)
+                figures = values_L[first - 1 : first + len(row.response_ids)].tolist()
+                tables[i] = TokenTable(figures[0], figures[1:])
+            progress.advance(len(rows))
+    return [tables[i] for i in range(len(answers))]
+
+
+def _side(
+    config: ScoreTokensConfig,
+    answer: Encoded,
+    rewards: TokenTable,
+    costs: TokenTable,
+    logps: TokenTable,
+) -> dict[str, Any]:
+    return {
+        "token_ids": answer.response_ids,
+        "segment_ids": segment_ids(
+            answer.response_text, answer.response_ends, segment=config.segment
+        ),
+        "rewards": rewards.values,
+        "costs": costs.values,
+        "reference_logps": logps.values,
+        "initial_reward": rewards.initial,
+        "initial_cost": costs.initial,
+    }
+
+
+def _scored_pair(
+    pair: Pair, answer: Encoded, chosen: dict[str, Any], rejected: dict[str, Any]
+) -> ScoredPair:
+    return ScoredPair(
+        **dict(pair),
+        prompt_token_ids=answer.prompt_ids,
+        **{f"chosen_{name}": value for name, value in chosen.items()},
+        **{f"rejected_{name}": value for name, value in rejected.items()},
+    )
+
+
+def _ids(answer: Encoded) -> list[int]:
+    return answer.prompt_ids + answer.response_ids
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main(score_tokens, ScoreTokensConfig))

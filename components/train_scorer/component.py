@@ -1,0 +1,29 @@
+"""Kubeflow component of train_scorer."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+
+@dsl.component(base_image="python:3.11-slim", install_kfp_package=False)
+def train_scorer(
+    config: str,
+    code_digest: str,
+    pairs: Input[Dataset],
+    base_model: Input[Model],
+    scorer: Output[Model],
+    metrics: Output[Metrics],
+):
+    """Train a reward or cost model with Safe RLHF's loss."""
+    from components.train_scorer.config import TrainScorerConfig
+    from components.train_scorer.stage import train_scorer
+    from equilibrate_core.launch import launch
+
+    launch(
+        train_scorer,
+        TrainScorerConfig,
+        config,
+        metrics,
+        pairs=pairs,
+        base_model=base_model,
+        scorer=scorer,
+    )

@@ -1,0 +1,31 @@
+"""Config of train_scorer."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from equilibrate_core.config import StageConfig
+from equilibrate_core.training_config import TrainingConfig
+
+
+class TrainScorerConfig(StageConfig):
+    """How one reward or cost model is trained."""
+
+    kind: Literal["reward", "cost"] = "reward"
+    """`reward` learns from helpful pairs, `cost` from harmless pairs with safety labels."""
+    rows: Literal["all", "first_half", "second_half"] = "all"
+    """Share of the prompts it sees, split by a hash of the prompt's id: the cost model that makes
+    masks takes the first half, the one that judges the result the second."""
+    held_out_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of its prompts kept out of training, for calibration and the reported accuracy."""
+    token_wise: bool = True
+    """Apply the loss at every position from the first difference on, so that intermediate values
+    and their zero mean something; False reads the last token only (Safe RLHF)."""
+    regularization: float = Field(default=0.001, ge=0)
+    """Weight mu of the mean square of the values (Safe RLHF)."""
+    max_length: int = Field(default=512, ge=16)
+    """Tokens of prompt and answer; a pair with a longer side is dropped and counted."""
+    num_processes: int = Field(default=1, ge=1)
+    """Processes on this node; one per accelerator."""
+    training: TrainingConfig = TrainingConfig()
+    """The training loop's settings."""

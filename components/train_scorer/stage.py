@@ -1,0 +1,206 @@
+"""Train a reward or a cost model on preference pairs.
+
+scorer_pairs + base model -> a sequence-classification directory with its calibration.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence, Set
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import f1_score, roc_auc_score
+
+from components.train_scorer.config import TrainScorerConfig
+from components.train_scorer.objective import ScorerObjective, ScorerRow
+from equilibrate_core.artifacts import Counts, StageRun, write_json
+from equilibrate_core.chat import encode_answer
+from equilibrate_core.errors import DataError
+from equilibrate_core.losses import harm_sign
+from equilibrate_core.records import Pair
+from equilibrate_core.scorer import ScorerConstants, new_scorer_model, save_scorer
+from equilibrate_core.stage import Metrics, stage_main, start_stage
+from equilibrate_core.tables import read_dataset
+from equilibrate_core.training import StepLog, Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def train_scorer(
+    config: TrainScorerConfig, *, pairs: Path, base_model: Path, scorer: Path
+) -> Metrics:
+    """Train one scorer with Safe RLHF's loss and report its held-out accuracy."""
+    run = start_stage("train_scorer", config, pairs=pairs, base_model=base_model)
+    model, tokenizer = new_scorer_model(base_model, seed=config.seed)
+    counts = Counts()
+    rows, held_out = encode_pairs(config, read_dataset(pairs, Pair), tokenizer, counts)
+    logger.info("%s model: %d rows, %d held out", config.kind, len(rows), len(held_out))
+    if config.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    objective = ScorerObjective(
+        model,
+        kind=config.kind,
+        token_wise=config.token_wise,
+        regularization=config.regularization,
+        pad_id=tokenizer.pad_token_id,
+        precision=config.training.precision,
+    )
+    trainer: Trainer[ScorerRow] = Trainer(objective, config.training, seed=config.seed)
+    steps: list[StepLog] = []
+    trainer.train(rows, lambda row: row.length, steps.append, label=f"train {config.kind} model")
+    values = trainer.evaluate(held_out)
+    constants = calibrate(config, values)
+    metrics = held_out_metrics(config, held_out, values, constants)
+    metrics |= {"num_train": len(rows), "final_loss": steps[-1]["loss"]}
+    with trainer.whole_weights():
+        if trainer.rank == 0:
+            _save(run, scorer, model, tokenizer, constants, metrics, steps, counts)
+    return metrics
+
+
+def encode_pairs(
+    config: TrainScorerConfig, pairs: Sequence[Pair], tokenizer: Any, counts: Counts
+) -> tuple[list[ScorerRow], list[ScorerRow]]:
+    """Rows to train on and rows held out, split by prompt; what is dropped is counted."""
+    rows: list[ScorerRow] = []
+    held_out: list[ScorerRow] = []
+    reasons = [_unusable(config, pair) for pair in pairs]
+    prompts = {p.prompt_id for p, reason in zip(pairs, reasons, strict=True) if reason is None}
+    prompts = _half(prompts, config.rows)
+    held_prompts = set(_shuffled(prompts, "held-out")[: ceil(config.held_out_share * len(prompts))])
+    for pair, reason in zip(pairs, reasons, strict=True):
+        counts.read += 1
+        if reason is None and pair.prompt_id not in prompts:
+            reason = "other_half"
+        row = None if reason else _encode(config, pair, tokenizer)
+        if row is None:
+            counts.drop(reason or "too_long")
+            continue
+        counts.kept += 1
+        (held_out if pair.prompt_id in held_prompts else rows).append(row)
+    if not rows or not held_out:
+        raise DataError(
+            f"{config.kind} model: {len(rows)} rows to train on and {len(held_out)} held out of "
+            f"{counts.read} pairs (dropped: {counts.dropped}); give more {config.kind} pairs or "
+            "raise held_out_share"
+        )
+    return rows, held_out
+
+
+def calibrate(config: TrainScorerConfig, values: Sequence[dict[str, float]]) -> ScorerConstants:
+    """Constants that normalise the scorer, from the values of the held-out answers."""
+    answers = np.array([[v["first"], v["second"]] for v in values])
+    if config.kind == "reward":
+        center, scale = float(answers.mean()), float(answers.std())
+    else:
+        center, scale = 0.0, float(np.sqrt(np.square(answers).mean()))
+    return ScorerConstants(
+        kind=config.kind, center=center, scale=max(scale, 1e-6), token_wise=config.token_wise
+    )
+
+
+def held_out_metrics(
+    config: TrainScorerConfig,
+    rows: Sequence[ScorerRow],
+    values: Sequence[dict[str, float]],
+    constants: ScorerConstants,
+) -> Metrics:
+    """Ranking accuracy, and for costs sign accuracy, F1 and AUC on harmful, calibration error."""
+    first, second = (np.array([v[side] for v in values]) for side in ("first", "second"))
+    metrics: Metrics = {
+        "num_held_out": len(rows),
+        "held_out_loss": float(np.mean([v["loss"] for v in values])),
+        "ranking_accuracy": float(np.mean(first > second)),
+        "ranking_ece": calibration_error(_sigmoid(np.abs(first - second)), first > second),
+        "center": constants.center,
+        "scale": constants.scale,
+    }
+    if config.kind == "cost":
+        costs = np.concatenate([first, second])
+        signs = np.array([r.first_sign for r in rows] + [r.second_sign for r in rows])
+        harmful = signs > 0
+        metrics["sign_accuracy"] = float(np.mean((costs > 0) == harmful))
+        metrics["f1"] = float(f1_score(harmful, costs > 0, zero_division=0.0))
+        metrics["ece"] = calibration_error(_sigmoid(costs), harmful)
+        if 0 < harmful.sum() < len(harmful):
+            metrics["auc"] = float(roc_auc_score(harmful, costs))
+    return metrics
+
+
+def calibration_error(probs: np.ndarray, happened: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error over equal-width bins of the predicted probability."""
+    index = np.minimum((probs * bins).astype(int), bins - 1)
+    gaps = [
+        abs(probs[index == b].mean() - happened[index == b].mean()) * (index == b).mean()
+        for b in range(bins)
+        if (index == b).any()
+    ]
+    return float(sum(gaps))
+
+
+def _unusable(config: TrainScorerConfig, pair: Pair) -> str | None:
+    if pair.dimension != ("helpful" if config.kind == "reward" else "harmless"):
+        return "other_dimension"
+    if config.kind == "cost" and (pair.chosen_is_safe is None or pair.rejected_is_safe is None):
+        return "no_safety_label"
+    return None
+
+
+def _encode(config: TrainScorerConfig, pair: Pair, tokenizer: Any) -> ScorerRow | None:
+    """A row; for costs the rejected answer is the more harmful, hence first one."""
+    sides = [(pair.chosen, pair.chosen_is_safe), (pair.rejected, pair.rejected_is_safe)]
+    if config.kind == "cost":
+        sides.reverse()
+    encoded = [encode_answer(tokenizer, pair.messages, text) for text, _ in sides]
+    ids = [e.prompt_ids + e.response_ids for e in encoded]
+    if max(len(sequence) for sequence in ids) > config.max_length:
+        return None
+    signs = [harm_sign(bool(is_safe)) for _, is_safe in sides]
+    return ScorerRow(
+        first_ids=ids[0],
+        second_ids=ids[1],
+        num_prompt_tokens=(len(encoded[0].prompt_ids), len(encoded[1].prompt_ids)),
+        first_sign=signs[0],
+        second_sign=signs[1],
+    )
+
+
+def _save(
+    run: StageRun,
+    scorer: Path,
+    model: Any,
+    tokenizer: Any,
+    constants: ScorerConstants,
+    metrics: Metrics,
+    steps: Sequence[StepLog],
+    counts: Counts,
+) -> None:
+    with run.output(scorer, "scorer") as draft:
+        draft.counts = counts
+        save_scorer(draft.path, model, tokenizer, constants)
+        write_json(draft.path / "metrics.json", metrics)
+        lines = "".join(json.dumps(step) + "\n" for step in steps)
+        (draft.path / "training_log.jsonl").write_text(lines)
+
+
+def _half(prompt_ids: Set[str], rows: str) -> set[str]:
+    ordered = _shuffled(prompt_ids, "half")
+    middle = len(ordered) // 2
+    parts = {"all": ordered, "first_half": ordered[:middle], "second_half": ordered[middle:]}
+    return set(parts[rows])
+
+
+def _shuffled(prompt_ids: Set[str], purpose: str) -> list[str]:
+    """The prompts in an order that depends on them and the purpose alone."""
+    return sorted(prompt_ids, key=lambda p: hashlib.sha256(f"{purpose}:{p}".encode()).digest())
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-np.clip(values, -60, 60)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main(train_scorer, TrainScorerConfig))

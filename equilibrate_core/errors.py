@@ -1,0 +1,37 @@
+"""The errors a user can meet, as a tree: everything under UserError is theirs to mend."""
+
+
+class EquilibrateError(Exception):
+    """Base of all errors raised on purpose; the command line exits with code 1."""
+
+    exit_code = 1
+
+
+class UserError(EquilibrateError):
+    """A mistake in what the user gave; one clear line and exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """The run file or a stage's config cannot be used as written."""
+
+
+class DataError(UserError):
+    """A source or an artifact's content cannot be used."""
+
+
+class ArtifactError(UserError):
+    """An artifact is missing, half-written, altered or of the wrong kind."""
+
+
+class ModelError(UserError):
+    """A path or name does not lead to a usable model, tokenizer or scorer."""
+
+
+class StorageError(UserError):
+    """An object store refused or lost something: wrong key, secret, bucket or endpoint."""
+
+
+class StageError(EquilibrateError):
+    """A stage could not do its work although its inputs were sound."""

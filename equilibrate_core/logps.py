@@ -1,0 +1,104 @@
+"""Log-probs of response tokens under a causal language model, without logits nobody needs.
+
+token ids and a mask -> one natural-log probability per masked token, in at least float32.
+"""
+
+# N = sequences in the batch, L = padded length, K = tokens asked for,
+# D = hidden size, V = vocabulary
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from equilibrate_core.models import Precision, autocast
+
+VOCABULARY_CHUNK = 1024
+"""Tokens projected to the vocabulary at a time: bounds memory to chunk x V floats."""
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Right-padded sequences; padding takes no part in anything."""
+
+    input_ids_NL: Tensor
+    attention_mask_NL: Tensor
+
+    @classmethod
+    def of(
+        cls, sequences: Sequence[Sequence[int]], *, pad_id: int, device: torch.device
+    ) -> "PaddedBatch":
+        """Pad on the right to the longest sequence, so that position t is t in every row."""
+        length = max(len(ids) for ids in sequences)
+        ids_NL = torch.full((len(sequences), length), pad_id, dtype=torch.long)
+        mask_NL = torch.zeros((len(sequences), length), dtype=torch.long)
+        for row, ids in enumerate(sequences):
+            ids_NL[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+            mask_NL[row, : len(ids)] = 1
+        return cls(ids_NL.to(device), mask_NL.to(device))
+
+
+def span_mask(starts: Sequence[int], ends: Sequence[int], length: int) -> Tensor:
+    """Boolean (N, length), True at starts[n] <= position < ends[n]."""
+    positions_L = torch.arange(length)
+    starts_N1, ends_N1 = torch.tensor(starts)[:, None], torch.tensor(ends)[:, None]
+    return (positions_L >= starts_N1) & (positions_L < ends_N1)
+
+
+def token_logps(
+    model: Any, batch: PaddedBatch, wanted_NL: Tensor, precision: Precision = "float32"
+) -> Tensor:
+    """Log-probs in nats of the tokens where `wanted_NL` is True, 0 elsewhere; shape (N, L).
+
+    The token at position t is predicted from the hidden state at t - 1; position 0 has no
+    prediction and must not be wanted. The vocabulary is projected at wanted positions only, in
+    chunks that are recomputed in the backward pass. log-softmax is taken in float32 at least.
+    """
+    if bool(wanted_NL[:, 0].any()):
+        raise ValueError("position 0 has no prediction: nothing stands before it")
+    wanted_NL = wanted_NL.to(batch.input_ids_NL.device)
+    targets_K = batch.input_ids_NL[wanted_NL]
+    with autocast(precision):
+        hidden_KD, project = _hidden_at(model, batch, wanted_NL)
+        chunks = [
+            checkpoint(_gather, project, hidden_KD[i:j], targets_K[i:j], use_reentrant=False)
+            if torch.is_grad_enabled()
+            else _gather(project, hidden_KD[i:j], targets_K[i:j])
+            for i, j in _chunks(len(targets_K))
+        ]
+    logps_K = torch.cat(chunks) if chunks else hidden_KD.new_zeros(0, dtype=torch.float32)
+    logps_NL = logps_K.new_zeros(batch.input_ids_NL.shape)
+    return logps_NL.masked_scatter(wanted_NL, logps_K)
+
+
+def _hidden_at(model: Any, batch: PaddedBatch, wanted_NL: Tensor) -> tuple[Tensor, Any]:
+    inputs = {
+        "input_ids": batch.input_ids_NL,
+        "attention_mask": batch.attention_mask_NL,
+        "use_cache": False,
+    }
+    if _has_plain_head(model):
+        hidden_NLD = getattr(model, model.base_model_prefix)(**inputs).last_hidden_state
+        return hidden_NLD[:, :-1][wanted_NL[:, 1:]], model.get_output_embeddings()
+    # Heads with more than a projection (soft-capping, scaling) stay with the model's own code.
+    logits_NLV = model(**inputs).logits
+    return logits_NLV[:, :-1][wanted_NL[:, 1:]], torch.nn.Identity()
+
+
+def _has_plain_head(model: Any) -> bool:
+    extras = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_width_multiplier")
+    return all(getattr(model.config, name, None) in (None, 1, 1.0) for name in extras)
+
+
+def _gather(project: Any, hidden_KD: Tensor, targets_K: Tensor) -> Tensor:
+    logits_KV = project(hidden_KD)
+    if logits_KV.dtype != torch.float64:
+        logits_KV = logits_KV.float()
+    chosen_K = logits_KV.gather(-1, targets_K[:, None]).squeeze(-1)
+    return chosen_K - logits_KV.logsumexp(dim=-1)
+
+
+def _chunks(total: int) -> list[tuple[int, int]]:
+    return [(i, min(i + VOCABULARY_CHUNK, total)) for i in range(0, total, VOCABULARY_CHUNK)]

@@ -1,0 +1,177 @@
+"""Reward and cost models: a language model with a scalar head, read at the end-of-turn token.
+
+On disk a scorer is a standard Hugging Face sequence-classification directory (num_labels 1) plus
+`scorer.json` with the constants that normalise its values.
+"""
+
+# N = sequences in the batch, L = padded length
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from equilibrate_core.chat import Encoded, encode_answer, end_of_turn_id
+from equilibrate_core.errors import ModelError
+from equilibrate_core.logps import PaddedBatch
+from equilibrate_core.models import (
+    DTYPES,
+    Precision,
+    autocast,
+    device,
+    load_tokenizer,
+    without_dropout,
+)
+from equilibrate_core.records import Message
+
+ScorerKind = Literal["reward", "cost"]
+SCORER_FILE = "scorer.json"
+
+
+class ScorerConstants(BaseModel):
+    """What normalises a scorer's values: (value - center) / scale."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: ScorerKind
+    center: float
+    """Mean over the calibration rows for rewards; exactly 0 for costs, whose 0 is the boundary."""
+    scale: float
+    """Standard deviation (rewards) or root mean square (costs) over the calibration rows."""
+    token_wise: bool
+    """Whether intermediate values were trained and so mean something."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A loaded scorer."""
+
+    model: Any
+    tokenizer: Any
+    constants: ScorerConstants
+
+
+def new_scorer_model(base_model: Path, *, seed: int, dtype: str = "float32") -> tuple[Any, Any]:
+    """Base model with a fresh scalar head, drawn from `seed`, and its tokenizer with a true pad.
+
+    transformers reads a classifier's value at the last token that is not padding: with pad equal
+    to end-of-turn it would read the token before it, so another pad token is chosen and saved.
+    """
+    tokenizer = load_tokenizer(base_model)
+    tokenizer.pad_token = pad_token(tokenizer)
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base_model, num_labels=1, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
+    )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    scalar_head(model)
+    return without_dropout(model), tokenizer
+
+
+def pad_token(tokenizer: Any) -> str:
+    """A pad token other than end-of-turn that the vocabulary already has.
+
+    Raises ModelError when there is none.
+    """
+    end_id = end_of_turn_id(tokenizer)
+    usual = ("<|endoftext|>", "<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]")
+    known = tokenizer.get_vocab()
+    for token in (tokenizer.pad_token, *usual, tokenizer.unk_token, tokenizer.eos_token):
+        if token in known and tokenizer.convert_tokens_to_ids(token) != end_id:
+            return token
+    raise ModelError(
+        "the tokenizer has no pad token besides its end-of-turn; add one, e.g. <|pad|>"
+    )
+
+
+def scalar_head(model: Any) -> Any:
+    """The linear head of a sequence classifier. Raises ModelError when it has another form."""
+    head = getattr(model, "score", None)
+    if head is None or head.out_features != 1:
+        raise ModelError(f"{type(model).__name__} has no scalar head named 'score'")
+    return head
+
+
+def token_values(model: Any, batch: PaddedBatch, precision: Precision = "float32") -> Tensor:
+    """Value read at every position, shape (N, L); padding holds no meaning.
+
+    `bfloat16` runs the transformer under autocast; the head stays in the weights' own precision.
+    """
+    with autocast(precision):
+        hidden = getattr(model, model.base_model_prefix)(
+            input_ids=batch.input_ids_NL, attention_mask=batch.attention_mask_NL, use_cache=False
+        ).last_hidden_state
+    head = scalar_head(model)
+    values_NL = head(hidden.to(head.weight.dtype)).squeeze(-1)
+    return values_NL if values_NL.dtype == torch.float64 else values_NL.float()
+
+
+def save_scorer(folder: Path, model: Any, tokenizer: Any, constants: ScorerConstants) -> None:
+    """Write a scorer as a Hugging Face directory with its constants."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / SCORER_FILE).write_text(constants.model_dump_json(indent=2) + "\n")
+
+
+def load_scorer(folder: Path, *, dtype: str = "float32") -> Scorer:
+    """Load a scorer. Raises ModelError when the folder holds no scorer or an unusable pad token."""
+    if not (folder / SCORER_FILE).is_file():
+        raise ModelError(f"{folder}: not a scorer: it has no {SCORER_FILE}")
+    constants = ScorerConstants.model_validate_json((folder / SCORER_FILE).read_text())
+    tokenizer = load_tokenizer(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
+    ).to(device())
+    scalar_head(model)
+    if tokenizer.pad_token_id in (None, end_of_turn_id(tokenizer)):
+        raise ModelError(f"{folder}: pad token equals end-of-turn: the value would be misread")
+    return Scorer(model.eval(), tokenizer, constants)
+
+
+def normalise(values: Tensor, constants: ScorerConstants) -> Tensor:
+    """Values on the scorer's own scale: rewards centred and scaled, costs scaled only."""
+    return (values - constants.center) / constants.scale
+
+
+def score_responses(
+    scorer: Scorer,
+    conversations: Sequence[Sequence[Message]],
+    responses: Sequence[str],
+    finished: Sequence[bool],
+    *,
+    batch_size: int,
+    max_length: int,
+) -> list[float]:
+    """Normalised value of each answer, read at its last token; NaN where it is too long.
+
+    `finished` says whether the answer ended by itself: only then an end-of-turn token is read.
+    """
+    encoded = [
+        encode_answer(scorer.tokenizer, messages, response, finished=done)
+        for messages, response, done in zip(conversations, responses, finished, strict=True)
+    ]
+    values = [float("nan")] * len(encoded)
+    fitting = [i for i, e in enumerate(encoded) if _length(e) <= max_length]
+    fitting.sort(key=lambda i: _length(encoded[i]))
+    for start in range(0, len(fitting), batch_size):
+        rows = fitting[start : start + batch_size]
+        for row, value in zip(rows, _last_values(scorer, [encoded[i] for i in rows]), strict=True):
+            values[row] = value
+    return values
+
+
+@torch.no_grad()
+def _last_values(scorer: Scorer, rows: Sequence[Encoded]) -> list[float]:
+    sequences = [row.prompt_ids + row.response_ids for row in rows]
+    pad_id = scorer.tokenizer.pad_token_id
+    batch = PaddedBatch.of(sequences, pad_id=pad_id, device=scorer.model.device)
+    values_NL = normalise(token_values(scorer.model, batch), scorer.constants)
+    lasts = batch.attention_mask_NL.sum(dim=1) - 1
+    return values_NL.gather(1, lasts[:, None]).squeeze(1).tolist()
+
+
+def _length(row: Encoded) -> int:
+    return len(row.prompt_ids) + len(row.response_ids)

@@ -1,0 +1,93 @@
+"""What turns a function into a stage: provenance for its outputs and a command line of its own."""
+
+import inspect
+import json
+import logging
+import sys
+import traceback
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from equilibrate_core.artifacts import StageRun, verify_artifact, write_json
+from equilibrate_core.config import StageConfig, load_config
+from equilibrate_core.digests import code_digest
+from equilibrate_core.errors import EquilibrateError
+
+Metrics = dict[str, float]
+"""The scalars a stage reports: they become KFP Metrics and metrics.json."""
+
+Stage = Callable[..., Metrics]
+
+
+def start_stage(stage: str, config: StageConfig, **inputs: Path | None) -> StageRun:
+    """Verify every input artifact and open the run whose outputs will name their digests.
+
+    Inputs that are None (optional and not given) are left out.
+    """
+    digests = {n: verify_artifact(path).digest for n, path in inputs.items() if path is not None}
+    return StageRun(
+        stage=stage,
+        config=config.model_dump(mode="json"),
+        seed=config.seed,
+        code_version=code_digest(stage),
+        inputs=digests,
+    )
+
+
+def stage_parser(stage: Stage, config_type: type[StageConfig]) -> ArgumentParser:
+    """Command-line parser of a stage: --config plus one option per path of its signature."""
+    parser = ArgumentParser(
+        prog=f"equilibrate stage {stage.__name__}", description=inspect.getdoc(stage)
+    )
+    parser.add_argument(
+        "--config",
+        default="{}",
+        help="YAML/JSON file, or inline JSON; see the fields of "
+        f"{config_type.__module__}.{config_type.__name__}",
+    )
+    parser.add_argument("--metrics", type=Path, help="also write the returned scalars to this file")
+    for name, parameter in _paths(stage).items():
+        required = parameter.default is inspect.Parameter.empty
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            f"--{name}",
+            dest=name,
+            type=Path,
+            required=required,
+            help="artifact folder" + ("" if required else " (optional)"),
+        )
+    return parser
+
+
+def stage_main(
+    stage: Stage, config_type: type[StageConfig], argv: Sequence[str] | None = None
+) -> int:
+    """Run a stage on files and return the exit code: 0, 2 for a user's mistake, 1 otherwise."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    arguments = vars(stage_parser(stage, config_type).parse_args(argv))
+    metrics_path = arguments.pop("metrics")
+    try:
+        metrics = stage(load_config(arguments.pop("config"), config_type), **arguments)
+        if metrics_path is not None:
+            write_json(metrics_path, metrics)
+    except Exception as error:
+        return report_error(error)
+    print(json.dumps({"stage": stage.__name__, "metrics": metrics}))
+    return 0
+
+
+def report_error(error: Exception) -> int:
+    """Print an error as a user should see it and return the exit code it deserves."""
+    if isinstance(error, EquilibrateError):
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+    traceback.print_exception(error)
+    return 1
+
+
+def _paths(stage: Stage) -> dict[str, Any]:
+    parameters = inspect.signature(stage).parameters.values()
+    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

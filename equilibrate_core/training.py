@@ -1,0 +1,223 @@
+"""The one training loop, under DeepSpeed, for scorers and policy alike.
+
+An objective (a torch module that maps rows to per-row losses) and rows -> trained weights in place
+and one log record per optimizer step. Losses are averaged over the true number of rows of each
+step, so micro-batches and processes do not change the result.
+"""
+
+import math
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, Protocol, TypeVar
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from equilibrate_core.errors import DataError, StageError
+from equilibrate_core.models import device
+from equilibrate_core.progress import Progress
+from equilibrate_core.training_config import TrainingConfig
+
+RowT = TypeVar("RowT", contravariant=True)
+StepLog = dict[str, float]
+
+
+class Objective(Protocol[RowT]):
+    """What is trained: `forward` gives the loss of each row, shape (rows,), and other figures."""
+
+    def forward(self, rows: Sequence[RowT]) -> dict[str, Tensor]:
+        """Per-row tensors; the key `loss` is what is minimised."""
+        ...
+
+
+class Trainer(Generic[RowT]):
+    """A DeepSpeed engine around an objective; holds processes and optimizer for one run."""
+
+    def __init__(self, objective: nn.Module, config: TrainingConfig, *, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+        _init_processes()
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        torch.manual_seed(seed)
+        self.engine: Any
+        self.engine, *_ = deepspeed.initialize(
+            model=objective,
+            model_parameters=_parameter_groups(objective, config.weight_decay),
+            config=_deepspeed_config(config, self.world),
+        )
+
+    def train(
+        self,
+        rows: Sequence[RowT],
+        length: Callable[[RowT], int],
+        log: Callable[[StepLog], None],
+        *,
+        label: str,
+        prepare: Callable[[Sequence[RowT]], Sequence[RowT]] = lambda batch: batch,
+    ) -> None:
+        """Run all epochs; `length` (tokens of a row) serves to batch rows of like length.
+
+        `prepare` sees each whole optimizer batch before it is cut into micro-batches, and may
+        replace or drop rows; a batch it empties is passed over.
+
+        Raises DataError without rows and StageError when a loss is not finite.
+        """
+        if not rows:
+            raise DataError(f"{label}: no rows to train on; loosen the filters before this stage")
+        steps = list(self._steps(len(rows)))
+        with Progress(label, total=len(steps), unit="step", quiet=self.rank != 0) as progress:
+            for step, indices in enumerate(steps):
+                started = time.monotonic()
+                batch = sorted(prepare([rows[i] for i in indices]), key=length)
+                if not batch:
+                    continue
+                record = self._step(step, len(steps), batch)
+                elapsed = max(time.monotonic() - started, 1e-9)
+                record["tokens_per_s"] = sum(length(row) for row in batch) / elapsed
+                log(record)
+                progress.advance(1, f"loss {record['loss']:.4f}")
+
+    @contextmanager
+    def whole_weights(self) -> Generator[None]:
+        """Within the block every process sees unpartitioned weights (ZeRO-3), fit to be saved."""
+        parameters = list(self.engine.module.parameters())
+        with deepspeed.zero.GatheredParameters(parameters, enabled=self.config.zero_stage == 3):
+            yield
+
+    @torch.no_grad()
+    def evaluate(self, rows: Sequence[RowT]) -> list[dict[str, float]]:
+        """Figures of every row, in order, computed on every process alike."""
+        self.engine.eval()
+        size = self.config.micro_batch_size
+        results: list[dict[str, float]] = []
+        for start in range(0, len(rows), size):
+            results += _per_row(self.engine(rows[start : start + size]))
+        return results
+
+    def _steps(self, num_rows: int) -> Iterator[list[int]]:
+        for epoch in range(self.config.epochs):
+            order = list(range(num_rows))
+            random.Random(f"{self.seed}-{epoch}").shuffle(order)
+            for start in range(0, num_rows, self.config.batch_size):
+                yield order[start : start + self.config.batch_size]
+
+    def _step(self, step: int, num_steps: int, batch: Sequence[RowT]) -> StepLog:
+        # Dropout is off in the models themselves; training mode is what checkpointing asks for.
+        self.engine.train()
+        rate = learning_rate(self.config, step, num_steps)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        micro_batches = list(self._micro_batches(batch))
+        sums: dict[str, float] = {}
+        for index, (rows, weights) in enumerate(micro_batches):
+            self.engine.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
+            figures = self.engine(rows)
+            weights_B = torch.tensor(weights, device=figures["loss"].device)
+            # DeepSpeed averages gradients over processes; the loss is a mean over the whole batch.
+            loss = (figures["loss"] * weights_B).sum() * self.world / len(batch)
+            self.engine.backward(loss)
+            for name, values_B in figures.items():
+                sums[name] = sums.get(name, 0.0) + float((values_B.detach() * weights_B).sum())
+        self._check_finite(sums, step)
+        self.engine.step()
+        totals = self._sum_over_processes(sums)
+        record = {name: total / len(batch) for name, total in totals.items()}
+        norm = self.engine.get_global_grad_norm()
+        if norm is not None:
+            record["grad_norm"] = float(norm)
+        return {"step": step + 1, "learning_rate": rate, **record}
+
+    def _micro_batches(self, batch: Sequence[RowT]) -> Iterator[tuple[list[RowT], list[float]]]:
+        """Slices of this process's rows and their weights, equally many on every process.
+
+        Where rows run out a process repeats one with weight 0: ZeRO's collectives need company.
+        """
+        per_process = math.ceil(len(batch) / self.world)
+        mine = list(batch[self.rank :: self.world])
+        weights = [1.0] * len(mine)
+        while len(mine) < per_process:
+            mine.append(batch[0])
+            weights.append(0.0)
+        size = self.config.micro_batch_size
+        for start in range(0, per_process, size):
+            yield mine[start : start + size], weights[start : start + size]
+
+    def _check_finite(self, sums: dict[str, float], step: int) -> None:
+        finite = torch.tensor(float(math.isfinite(sums["loss"])), device=device())
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        if not finite:
+            raise StageError(
+                f"loss is not finite at step {step + 1}; lower learning_rate or use float32"
+            )
+
+    def _sum_over_processes(self, sums: dict[str, float]) -> dict[str, float]:
+        totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=device())
+        dist.all_reduce(totals)
+        return dict(zip(sums, totals.tolist(), strict=True))
+
+
+def learning_rate(config: TrainingConfig, step: int, num_steps: int) -> float:
+    """Rate of the step with this index (from 0): linear warm-up, then the configured decay."""
+    warmup = math.ceil(config.warmup_share * num_steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(num_steps - warmup, 1)
+    factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return config.learning_rate * factors[config.schedule]
+
+
+def _per_row(figures: dict[str, Tensor]) -> list[dict[str, float]]:
+    columns = {name: values.tolist() for name, values in figures.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _parameter_groups(objective: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _deepspeed_config(config: TrainingConfig, world: int) -> dict[str, Any]:
+    return {
+        # The loop sums and divides itself; DeepSpeed must see one micro-batch of one.
+        "train_micro_batch_size_per_gpu": 1,
+        "train_batch_size": world,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.max_grad_norm,
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": config.learning_rate,
+                "betas": list(config.adam_betas),
+                # Building the fused optimizer takes a compiler and a minute; torch's is as exact.
+                "torch_adam": True,
+            },
+        },
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+
+
+def _init_processes() -> None:
+    """Join the processes torchrun started, or be the only one."""
+    if dist.is_initialized():
+        return
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")

@@ -1,0 +1,37 @@
+"""Settings of the one training loop, free of heavy imports so that a laptop can validate them."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from equilibrate_core.config import Config
+
+
+class TrainingConfig(Config):
+    """How the one training loop runs; defaults are Safe RLHF's (ICLR 2024, appendix)."""
+
+    epochs: int = Field(default=2, ge=1)
+    """Passes over the rows."""
+    batch_size: int = Field(default=64, ge=1)
+    """Pairs per optimizer step, over all processes."""
+    micro_batch_size: int = Field(default=8, ge=1)
+    """Pairs per forward pass and process; changes memory, not the result."""
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay after warm-up, to 0 except for constant."""
+    warmup_share: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps over which the rate rises from 0."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """AdamW's decoupled decay; norms and biases are left out."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's moment decay rates."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this global L2 norm."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """bfloat16 computes matrix products under autocast; weights, heads, log-probs and losses stay
+    float32 in both."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage: what is sharded over the processes."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
