@@ -7,7 +7,13 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from transformers.utils import logging as transformers_logging
+
 from equilibrate_core.errors import ModelError
+
+# A bar per loaded shard and a report per fresh head drown a stage's own lines.
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 Precision = Literal["float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}

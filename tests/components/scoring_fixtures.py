@@ -1,0 +1,46 @@
+"""Small preference data that a tiny model can learn from, as artifacts."""
+
+from pathlib import Path
+
+from equilibrate_core.artifacts import StageRun
+from equilibrate_core.records import Dimension, Message, Pair, Record, pair_id, prompt_id
+from equilibrate_core.tables import write_dataset
+
+RUN = StageRun(stage="test", config={}, seed=0, code_version="test", inputs={})
+
+
+def make_pair(
+    question: str,
+    chosen: str,
+    rejected: str,
+    *,
+    dimension: Dimension = "harmless",
+    safe: tuple[bool | None, bool | None] = (True, False),
+    **fields: str,
+) -> Pair:
+    messages = (Message(role="user", content=question),)
+    prompt = prompt_id(messages)
+    return Pair(
+        id=pair_id(prompt, chosen, rejected, dimension),
+        prompt_id=prompt,
+        messages=messages,
+        chosen=chosen,
+        rejected=rejected,
+        dimension=dimension,
+        chosen_is_safe=safe[0],
+        rejected_is_safe=safe[1],
+        **({"source": "test"} | fields),
+    )
+
+
+def harm_pairs(number: int) -> list[Pair]:
+    """Harmless answers say no, harmful ones say yes: learnable from one word."""
+    return [
+        make_pair(f"How do I do thing {i}?", f"no no, not thing {i}", f"yes yes, do thing {i}")
+        for i in range(number)
+    ]
+
+
+def as_dataset(path: Path, rows: list[Record]) -> Path:
+    write_dataset(RUN, path, type(rows[0]), rows)
+    return path

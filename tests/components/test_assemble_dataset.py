@@ -1,0 +1,221 @@
+"""FDC: quotas, splits, duplicates, contamination, conflicting orders; order-independent."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
+from components.assemble_dataset.near_duplicates import near_duplicates, shingles
+from components.assemble_dataset.selection import in_one_order, stratified
+from components.assemble_dataset.stage import assemble_dataset
+from equilibrate_core.artifacts import Counts, read_manifest
+from equilibrate_core.errors import StageError
+from equilibrate_core.records import CATEGORIES, Category, LabelledPrompt, Message, Pair, prompt_id
+from equilibrate_core.tables import read_dataset
+from tests.components.scoring_fixtures import as_dataset, make_pair
+
+WORDS = ["apple", "river", "stone", "cloud", "engine", "garden", "window", "silver", "market", "pencil", "forest", "bridge", "candle", "rocket", "violin", "harbour", "meadow", "lantern", "copper", "tunnel"]
+OUTPUTS = ("scorer_pairs", "train_pairs", "eval_pairs")
+
+
+def question(number: int) -> str:
+    chosen = random.Random(number).sample(WORDS, 6)
+    return f"Case {number}: tell me about {' and '.join(chosen)}?"
+
+
+def labelled(text: str, category: Category | None, **fields: object) -> LabelledPrompt:
+    messages = (Message(role="user", content=text),)
+    values: dict = {
+        "id": prompt_id(messages),
+        "messages": messages,
+        "source": "test",
+        "category": category,
+        "rationale": "",
+        "confidence": None,
+        "votes": {},
+        "status": "scored" if category else "unscored",
+        "judge": "test",
+    }
+    return LabelledPrompt(**(values | fields))
+
+
+def data(number: int = 80) -> tuple[list[LabelledPrompt], list[Pair]]:
+    prompts = [labelled(question(i), CATEGORIES[i % 4]) for i in range(number)]
+    pairs = [
+        make_pair(
+            question(i),
+            f"good answer {i}",
+            f"bad answer {i}",
+            dimension="helpful" if i % 4 == 3 else "harmless",
+            source=f"source{i % 3}",
+        )
+        for i in range(number)
+    ]
+    return prompts, pairs
+
+
+def assemble(
+    tmp_path: Path, prompts: list[LabelledPrompt], pairs: list[Pair], **changes: object
+) -> tuple[dict[str, list[Pair]], dict]:
+    settings: dict = {"quotas": Quotas(EHD=5, IHD=4, MHD=3), "scorer_share": 0.3}
+    metrics = assemble_dataset(
+        AssembleDatasetConfig(**(settings | changes)),
+        labelled_prompts=as_dataset(tmp_path / "prompts", prompts),
+        pairs=as_dataset(tmp_path / "pairs", pairs),
+        data_card=tmp_path / "card.md",
+        **{name: tmp_path / name for name in OUTPUTS},
+    )
+    return {name: read_dataset(tmp_path / name, Pair) for name in OUTPUTS}, metrics
+
+
+def dropped(tmp_path: Path) -> dict[str, int]:
+    counts = read_manifest(tmp_path / "train_pairs").counts
+    assert counts is not None
+    return counts.dropped
+
+
+def test_quotas_are_filled_and_general_data_mixed_by_ratio(tmp_path: Path) -> None:
+    parts, metrics = assemble(tmp_path, *data(), general_ratio=0.5)
+    categories = [p.category for p in parts["train_pairs"]]
+    assert {c: categories.count(c) for c in CATEGORIES} == {"EHD": 5, "IHD": 4, "MHD": 3, "NONE": 6}
+    assert metrics["num_train_pairs"] == 18
+    assert metrics["shortage_EHD"] == 0
+
+
+def test_the_three_outputs_share_no_prompt(tmp_path: Path) -> None:
+    prompts, pairs = data()
+    twice = pairs + [p.model_copy(update={"id": p.id + "x", "chosen": "else"}) for p in pairs]
+    parts, _ = assemble(tmp_path, prompts, twice, quotas=Quotas(EHD=99, IHD=99, MHD=99))
+    sets = [{p.prompt_id for p in parts[name]} for name in OUTPUTS]
+    assert not sets[0] & sets[1]
+    assert not sets[0] & sets[2]
+    assert not sets[1] & sets[2]
+
+
+def test_the_order_of_the_input_does_not_matter(tmp_path: Path) -> None:
+    prompts, pairs = data()
+    first, _ = assemble(tmp_path / "a", prompts, pairs)
+    random.Random(0).shuffle(prompts)
+    random.Random(1).shuffle(pairs)
+    second, _ = assemble(tmp_path / "b", prompts, pairs)
+    assert first == second
+
+
+def test_the_seed_matters(tmp_path: Path) -> None:
+    first, _ = assemble(tmp_path / "a", *data())
+    second, _ = assemble(tmp_path / "b", *data(), seed=1)
+    assert first["train_pairs"] != second["train_pairs"]
+
+
+def test_evaluation_prompts_and_what_is_like_them_stay_out(tmp_path: Path) -> None:
+    prompts, pairs = data()
+    prompts[0] = prompts[0].model_copy(update={"suite": "harmful"})
+    prompts.append(labelled(question(1).replace("tell", "Tell ") + "!", None, suite="harmful"))
+    parts, _ = assemble(tmp_path, prompts, pairs)
+    used = {p.prompt_id for part in parts.values() for p in part}
+    assert not used & {prompts[0].id, prompts[1].id}
+    assert dropped(tmp_path)["evaluation_prompt"] == 1
+    assert dropped(tmp_path)["contaminated"] == 1
+
+
+def test_of_near_duplicates_one_stays(tmp_path: Path) -> None:
+    prompts, pairs = data()
+    copy = question(2).upper() + "!!"
+    prompts.append(labelled(copy, "MHD"))
+    pairs.append(make_pair(copy, "other good", "other bad"))
+    parts, _ = assemble(tmp_path, prompts, pairs, quotas=Quotas(EHD=99, IHD=99, MHD=99))
+    kept = {p.prompt_id for part in parts.values() for p in part}
+    assert len(kept & {prompts[2].id, prompts[-1].id}) == 1
+    assert dropped(tmp_path)["near_duplicate_prompt"] == 1
+
+
+def test_counts_add_up_for_every_output(tmp_path: Path) -> None:
+    parts, _ = assemble(tmp_path, *data())
+    for name in OUTPUTS:
+        counts = read_manifest(tmp_path / name).counts
+        assert counts is not None
+        counts.check()
+        assert (counts.read, counts.kept) == (80, len(parts[name]))
+
+
+def test_the_random_arm_has_the_same_size_but_not_the_same_mix(tmp_path: Path) -> None:
+    fdc, _ = assemble(tmp_path / "fdc", *data(160), general_count=0)
+    control, _ = assemble(tmp_path / "random", *data(160), general_count=0, selection="random")
+    assert len(fdc["train_pairs"]) == len(control["train_pairs"]) == 12
+    assert fdc["scorer_pairs"] == control["scorer_pairs"]
+    assert {p.id for p in fdc["train_pairs"]} != {p.id for p in control["train_pairs"]}
+
+
+def test_where_better_is_not_safer_the_harmless_order_wins() -> None:
+    harmless = make_pair("Q?", "no", "yes")
+    helpful = make_pair("Q?", "yes", "no", dimension="helpful", safe=(False, True))
+    counts = Counts()
+    assert in_one_order([helpful, harmless], counts) == [harmless]
+    assert counts.dropped == {"opposite_order_of_harmless_pair": 1}
+
+
+def test_the_same_answers_in_the_same_order_count_once() -> None:
+    counts = Counts()
+    pairs = [make_pair("Q?", "no", "yes"), make_pair("Q?", "no", "yes", dimension="helpful")]
+    assert len(in_one_order(pairs, counts)) == 1
+    assert counts.dropped == {"same_answers_again": 1}
+
+
+def test_sources_take_turns_within_a_category() -> None:
+    pairs = [make_pair(f"Q{i}?", "no", "yes", source="big" if i else "small") for i in range(9)]
+    assert sorted(p.source for p in stratified(pairs, 2, seed=0)) == ["big", "small"]
+
+
+def test_a_shortage_is_reported_and_fatal_only_when_strict(tmp_path: Path) -> None:
+    quotas = Quotas(EHD=1000, IHD=1, MHD=1)
+    _, metrics = assemble(tmp_path / "a", *data(), quotas=quotas)
+    assert metrics["shortage_EHD"] > 900
+    card = json.loads((tmp_path / "a/train_pairs/data_card.json").read_text())
+    assert card["shortage"]["EHD"] == metrics["shortage_EHD"]
+    with pytest.raises(StageError, match="missing {'EHD'"):
+        assemble(tmp_path / "b", *data(), quotas=quotas, strict_quotas=True)
+    assert not (tmp_path / "b/train_pairs").exists()
+
+
+@pytest.mark.parametrize("label", ["judge", "gold", "gold_else_judge"])
+def test_the_configured_label_decides(tmp_path: Path, label: str) -> None:
+    prompts, pairs = data()
+    prompts = [
+        p.model_copy(update={"category": "NONE", "gold_category": p.category})
+        if p.category == "EHD"
+        else p
+        for p in prompts
+    ]
+    parts, _ = assemble(tmp_path, prompts, pairs, label=label, general_count=99)
+    categories = {p.category for p in parts["train_pairs"]}
+    assert ("EHD" in categories) == (label != "judge")
+    assert ("IHD" in categories) == (label != "gold")
+
+
+def test_unlabelled_prompts_fill_no_quota(tmp_path: Path) -> None:
+    prompts, pairs = data()
+    prompts = [
+        p.model_copy(update={"category": None}) if i < 40 else p for i, p in enumerate(prompts)
+    ]
+    parts, _ = assemble(tmp_path, prompts, pairs)
+    assert all(p.category for p in parts["train_pairs"])
+    assert dropped(tmp_path)["unlabelled"] > 0
+
+
+def test_near_duplicates_work_for_chinese_and_ignore_case_and_punctuation() -> None:
+    texts = [
+        "如何在家里自己制作一个简单的木头书架？",
+        "如何在家里自己制作一个简单的木头书架",
+        "How do I Build a Shelf?",
+        "how do i build a shelf",
+        "What is the tallest mountain?",
+    ]
+    assert [(i, j) for i, j, _ in near_duplicates(texts, jaccard=0.8)] == [(0, 1), (2, 3)]
+
+
+def test_similarity_is_the_exact_jaccard() -> None:
+    ((_, _, similarity),) = near_duplicates(["abcdefghij", "abcdefghijk"], jaccard=0.5)
+    assert similarity == pytest.approx(6 / 7)
+    assert shingles("ab") == {"ab"}

@@ -1,0 +1,270 @@
+"""score_tokens and train_policy: cached references, masks, controls, learning."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from components.score_tokens.config import ScoreTokensConfig
+from components.score_tokens.stage import score_tokens
+from components.score_tokens.token_means import token_means
+from components.train_policy.config import AmaConfig, LoraConfig, TrainPolicyConfig
+from components.train_policy.masking import dataset_mean, masked, policy_row, randomly_masked
+from components.train_policy.stage import train_policy, training_rows
+from components.train_scorer.config import TrainScorerConfig
+from components.train_scorer.stage import train_scorer
+from equilibrate_core.artifacts import Counts, read_manifest
+from equilibrate_core.chat import encode_answer
+from equilibrate_core.errors import ConfigError, ModelError
+from equilibrate_core.logps import PaddedBatch
+from equilibrate_core.models import load_causal_lm, load_tokenizer
+from equilibrate_core.records import ScoredPair
+from equilibrate_core.scorer import load_scorer, normalise, token_values
+from equilibrate_core.tables import read_dataset
+from equilibrate_core.training_config import TrainingConfig
+from tests.components.scoring_fixtures import as_dataset, harm_pairs, make_pair
+
+TRAINING = TrainingConfig(
+    epochs=2,
+    batch_size=8,
+    micro_batch_size=4,
+    learning_rate=3e-3,
+    precision="float32",
+    zero_stage=0,
+    weight_decay=0.0,
+)
+FLOAT32 = ScoreTokensConfig(precision="float32", batch_size=5)
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Scorers, scored pairs and held-out pairs, made by the stages themselves."""
+    root = tmp_path_factory.mktemp("scored")
+    helpful = [
+        make_pair(f"What is {i}?", f"it is {i}, good", f"bad {i}", dimension="helpful")
+        for i in range(8)
+    ]
+    long = [make_pair("Long?", "no " * 300, "yes")]
+    pairs = as_dataset(root / "pairs", harm_pairs(16) + helpful + long)
+    quick = TRAINING.model_copy(update={"epochs": 1})
+    for kind in ("reward", "cost"):
+        settings = TrainScorerConfig(kind=kind, held_out_share=0.2, training=quick, max_length=256)
+        train_scorer(settings, pairs=pairs, base_model=tiny_model, scorer=root / kind)
+    score_tokens(
+        FLOAT32.model_copy(update={"max_length": 256}),
+        pairs=pairs,
+        reward_model=root / "reward",
+        cost_model=root / "cost",
+        reference_model=tiny_model,
+        scored_pairs=root / "scored",
+    )
+    held_out = [make_pair(f"And {i}?", f"no no, not {i}", f"yes yes, do {i}") for i in range(6)]
+    as_dataset(root / "eval", held_out)
+    return {name: root / name for name in ("pairs", "reward", "cost", "scored", "eval")}
+
+
+def train(scored: dict[str, Path], base: Path, policy: Path, **changes: object) -> dict:
+    settings: dict = {"training": TRAINING}
+    return train_policy(
+        TrainPolicyConfig(**(settings | changes)),
+        scored_pairs=scored["scored"],
+        eval_pairs=scored["eval"],
+        base_model=base,
+        policy=policy,
+    )
+
+
+def test_reference_logps_are_the_models_own(scored: dict[str, Path], tiny_model: Path) -> None:
+    model = load_causal_lm(tiny_model)
+    for pair in read_dataset(scored["scored"], ScoredPair)[:3]:
+        ids = pair.prompt_token_ids + pair.rejected_token_ids
+        logits = model(torch.tensor([ids])).logits[0].detach().log_softmax(-1)
+        start = len(pair.prompt_token_ids)
+        by_hand = [logits[t - 1, ids[t]].item() for t in range(start, len(ids))]
+        assert pair.rejected_reference_logps == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_token_costs_are_read_at_each_token_from_the_last_prompt_token_on(
+    scored: dict[str, Path],
+) -> None:
+    scorer = load_scorer(scored["cost"])
+    pair = read_dataset(scored["scored"], ScoredPair)[0]
+    encoded = encode_answer(scorer.tokenizer, pair.messages, pair.chosen)
+    ids = [encoded.prompt_ids + encoded.response_ids]
+    batch = PaddedBatch.of(ids, pad_id=0, device=torch.device("cpu"))
+    values = normalise(token_values(scorer.model, batch), scorer.constants)[0].tolist()
+    start = len(encoded.prompt_ids)
+    assert pair.chosen_initial_cost == pytest.approx(values[start - 1], abs=1e-5)
+    assert pair.chosen_costs == pytest.approx(values[start:], abs=1e-5)
+    assert pair.chosen_token_ids == encoded.response_ids
+
+
+def test_long_pairs_are_dropped_and_counted(scored: dict[str, Path]) -> None:
+    counts = read_manifest(scored["scored"]).counts
+    assert counts is not None
+    assert (counts.read, counts.kept, counts.dropped) == (25, 24, {"too_long": 1})
+
+
+def test_a_swapped_scorer_is_refused(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="a cost model, but a reward model is needed"):
+        score_tokens(
+            FLOAT32,
+            pairs=scored["eval"],
+            reward_model=scored["cost"],
+            cost_model=scored["cost"],
+            reference_model=tiny_model,
+            scored_pairs=tmp_path / "out",
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scorer_of_another_tokenizer_is_refused(
+    scored: dict[str, Path], tiny_llama3: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="its tokenizer differs"):
+        score_tokens(
+            FLOAT32,
+            pairs=scored["eval"],
+            reward_model=scored["reward"],
+            cost_model=scored["cost"],
+            reference_model=tiny_llama3,
+            scored_pairs=tmp_path / "out",
+        )
+
+
+@pytest.mark.parametrize("loss", ["adpo", "dpo", "random_mask"])
+def test_step_0_loss_is_ln_2_and_training_lowers_it(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path, loss: str
+) -> None:
+    metrics = train(scored, tiny_model, tmp_path / "policy", loss=loss)
+    assert metrics["first_step_loss"] == pytest.approx(math.log(2), abs=2e-6)
+    assert metrics["final_loss"] < math.log(2) - 0.01
+    assert metrics["held_out_accuracy"] > 0.5
+    log = [
+        json.loads(x) for x in (tmp_path / "policy/training_log.jsonl").read_text().split("\n") if x
+    ]
+    assert [r["step"] for r in log] == [1, 2, 3, 4, 5, 6]
+    load_causal_lm(tmp_path / "policy")
+
+
+def test_reference_mismatch_would_show_at_step_0(
+    scored: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    from tests.tiny_model import as_artifact, make_tiny_model
+
+    other = as_artifact(make_tiny_model(tmp_path_factory.mktemp("m") / "other", seed=5))
+    metrics = train(scored, other, tmp_path / "policy", loss="dpo")
+    assert abs(metrics["first_step_loss"] - math.log(2)) > 0.01
+
+
+def test_all_shares_are_reported(scored: dict[str, Path], tiny_model: Path, tmp_path: Path) -> None:
+    metrics = train(scored, tiny_model, tmp_path / "policy", ama=AmaConfig(min_kept=0.3))
+    assert metrics["share_kept_chosen"] >= 0.3
+    assert 0 < metrics["share_kept_rejected"] <= 1
+    dpo = train(scored, tiny_model, tmp_path / "dpo", loss="dpo")
+    assert dpo["share_kept_chosen"] == dpo["share_kept_rejected"] == 1.0
+
+
+def test_the_random_control_keeps_the_same_share(scored: dict[str, Path]) -> None:
+    pairs = read_dataset(scored["scored"], ScoredPair)
+    ama = AmaConfig(min_kept=0.2)
+    for index, pair in enumerate(pairs):
+        row = masked(policy_row(pair, ama), ama, 0.0)
+        control = randomly_masked(row, str(index))
+        assert control.chosen.mask.sum() == row.chosen.mask.sum()
+        assert control.rejected.mask.sum() == row.rejected.mask.sum()
+        assert not control.rejected.mask[: row.first_difference].any()
+        assert torch.equal(control.chosen.mask, randomly_masked(row, str(index)).chosen.mask)
+
+
+def test_pairs_with_an_empty_mask_are_dropped_and_counted(scored: dict[str, Path]) -> None:
+    counts = Counts()
+    settings = TrainPolicyConfig(ama=AmaConfig(baseline=1e9, min_kept=0.0))
+    assert training_rows(settings, scored["scored"], counts) == []
+    assert counts.dropped == {"empty_mask": 24}
+    counts.check()
+
+
+def test_dataset_mean_is_the_mean_over_all_response_tokens(scored: dict[str, Path]) -> None:
+    pairs = read_dataset(scored["scored"], ScoredPair)
+    means = json.loads((scored["scored"] / "token_means.json").read_text())
+    assert means == token_means(pairs)
+    for credit in ("value", "delta"):
+        for score in ("by_dimension", "combined"):
+            ama = AmaConfig(credit=credit, score=score, cost_weight=0.7)
+            rows = [policy_row(pair, ama) for pair in pairs]
+            tokens = torch.cat([s.scores for r in rows for s in (r.chosen, r.rejected)])
+            assert dataset_mean(ama, means) == pytest.approx(tokens.mean().item(), abs=1e-5)
+
+
+def test_batch_mean_does_not_depend_on_micro_batches(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    losses = []
+    for size in (2, 8):
+        training = TRAINING.model_copy(update={"micro_batch_size": size, "epochs": 1})
+        metrics = train(
+            scored,
+            tiny_model,
+            tmp_path / str(size),
+            ama=AmaConfig(baseline="batch_mean"),
+            training=training,
+        )
+        losses.append(metrics["final_loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_response_mean_over_whole_responses_is_refused(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    score_tokens(
+        FLOAT32.model_copy(update={"segment": "response"}),
+        pairs=scored["eval"],
+        reward_model=scored["reward"],
+        cost_model=scored["cost"],
+        reference_model=tiny_model,
+        scored_pairs=tmp_path / "scored",
+    )
+    with pytest.raises(ConfigError, match="compares a number with itself"):
+        train(
+            scored | {"scored": tmp_path / "scored"},
+            tiny_model,
+            tmp_path / "policy",
+            ama=AmaConfig(baseline="response_mean"),
+        )
+
+
+def test_lora_is_merged_before_the_policy_leaves(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    metrics = train(scored, tiny_model, tmp_path / "policy", lora=LoraConfig(rank=4))
+    assert metrics["first_step_loss"] == pytest.approx(math.log(2), abs=2e-6)
+    assert metrics["final_loss"] < math.log(2)
+    policy, base = load_causal_lm(tmp_path / "policy"), load_causal_lm(tiny_model)
+    assert set(policy.state_dict()) == set(base.state_dict())
+    moved = [k for k, v in policy.state_dict().items() if not torch.equal(v, base.state_dict()[k])]
+    assert moved
+
+
+def test_previews_name_every_token(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    train(scored, tiny_model, tmp_path / "policy", num_previews=2)
+    previews = json.loads((tmp_path / "policy/mask_previews.json").read_text())["previews"]
+    assert len(previews) == 2
+    tokens = "".join(t["token"] for t in previews[0]["chosen"])
+    assert tokens.endswith("<|im_end|>")
+    tokenizer = load_tokenizer(tiny_model)
+    assert len(previews[0]["chosen"]) == len(
+        tokenizer(tokens, add_special_tokens=False)["input_ids"]
+    )
+
+
+def test_an_unknown_loss_is_refused_by_the_config() -> None:
+    with pytest.raises(ValidationError):
+        TrainPolicyConfig(loss="ppo")

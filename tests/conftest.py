@@ -1,0 +1,34 @@
+"""What most tests need: one tiny model per template, made once."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+# Before torch and transformers are imported: one thread is faster for tiny models, and no hub.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from tests.tiny_model import as_artifact, make_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny ChatML model as a `model` artifact; tests must not write to it."""
+    return as_artifact(make_tiny_model(tmp_path_factory.mktemp("models") / "chatml"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llama3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a Llama-3 style template."""
+    return as_artifact(
+        make_tiny_model(tmp_path_factory.mktemp("models") / "llama3", template="llama3")
+    )
+
+
+@pytest.fixture(autouse=True)
+def _loggers_propagate() -> None:
+    # Libraries switch loggers off behind pytest's back.
+    logging.disable(logging.NOTSET)

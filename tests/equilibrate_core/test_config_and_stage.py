@@ -1,0 +1,171 @@
+"""Configs explain mistakes in one line each; stages have command lines and code digests."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from equilibrate_core import digests
+from equilibrate_core.config import StageConfig, load_config, to_json
+from equilibrate_core.digests import code_digest
+from equilibrate_core.errors import ConfigError, StageError
+from equilibrate_core.launch import launch
+from equilibrate_core.stage import stage_main
+
+
+class ToyConfig(StageConfig):
+    """A config for tests."""
+
+    number: int = Field(ge=1)
+    """How many."""
+
+
+def toy(config: ToyConfig, *, source: Path, target: Path, extra: Path | None = None) -> dict:
+    """Copy a file some times."""
+    if config.number == 13:
+        raise StageError("thirteen is unlucky")
+    if config.number == 14:
+        raise ZeroDivisionError
+    target.write_text(source.read_text() * config.number + (extra.read_text() if extra else ""))
+    return {"copies": float(config.number)}
+
+
+def test_yaml_json_and_inline_json_are_read_alike(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("number: 3\n")
+    (tmp_path / "a.json").write_text('{"number": 3}')
+    loaded = {
+        to_json(load_config(source, ToyConfig))
+        for source in (str(tmp_path / "a.yaml"), str(tmp_path / "a.json"), '{"number": 3}')
+    }
+    assert loaded == {'{"number": 3, "seed": 0}'}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("number: 0", "number: Input should be greater than or equal to 1"),
+        ("numbr: 3", "numbr: unknown field"),
+        ("seed: 1", "number: required field is missing"),
+        ("number: [", ":1: not valid YAML"),
+        ("- 3", "expected a mapping"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(str(path), ToyConfig)
+    assert message in str(error.value)
+    assert str(error.value).startswith(str(path))
+
+
+def test_a_missing_file_and_wrong_bytes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such config file"):
+        load_config(str(tmp_path / "none.yaml"), ToyConfig)
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(str(tmp_path / "b.yaml"), ToyConfig)
+
+
+def arguments(tmp_path: Path, number: int) -> list[str]:
+    (tmp_path / "in").write_text("x")
+    config = json.dumps({"number": number})
+    places = ["--source", str(tmp_path / "in"), "--target", str(tmp_path / "out")]
+    return ["--config", config, *places, "--metrics", str(tmp_path / "m.json")]
+
+
+def test_a_stage_runs_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stage_main(toy, ToyConfig, arguments(tmp_path, 3)) == 0
+    assert (tmp_path / "out").read_text() == "xxx"
+    assert json.loads((tmp_path / "m.json").read_text()) == {"copies": 3.0}
+    assert json.loads(capsys.readouterr().out) == {"stage": "toy", "metrics": {"copies": 3.0}}
+
+
+@pytest.mark.parametrize(("number", "code"), [(0, 2), (13, 1), (14, 1)])
+def test_exit_codes_tell_a_users_mistake_from_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, code: int
+) -> None:
+    assert stage_main(toy, ToyConfig, arguments(tmp_path, number)) == code
+    error = capsys.readouterr().err
+    assert ("Traceback" in error) == (number == 14)
+    if number == 13:
+        assert error == "error: thirteen is unlucky\n"
+
+
+class FakeMetrics:
+    def __init__(self, path: Path) -> None:
+        self.path, self.logged = str(path), {}
+
+    def log_metric(self, metric: str, value: float) -> None:
+        self.logged[metric] = value
+
+
+class FakeArtifact:
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+
+def test_launch_turns_artifacts_into_paths_and_scalars_into_metrics(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("x")
+    metrics = FakeMetrics(tmp_path / "metrics.json")
+    launch(
+        toy,
+        ToyConfig,
+        '{"number": 2}',
+        metrics,
+        source=FakeArtifact(tmp_path / "in"),
+        target=FakeArtifact(tmp_path / "out"),
+        extra=None,
+    )
+    assert (tmp_path / "out").read_text() == "xx"
+    assert metrics.logged == json.loads((tmp_path / "metrics.json").read_text()) == {"copies": 2.0}
+
+
+def test_launch_ends_a_failed_task_with_its_code(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch(toy, ToyConfig, '{"number": 0}', FakeMetrics(tmp_path / "m"))
+    assert ended.value.code == 2
+
+
+def project(root: Path) -> None:
+    files = {
+        "components/__init__.py": "",
+        "components/a/stage.py": "from equilibrate_core.x import f\n",
+        "components/a/prompts/p.md": "ask",
+        "components/b/stage.py": "",
+        "equilibrate_core/__init__.py": "",
+        "equilibrate_core/x.py": "from equilibrate_core import y\n",
+        "equilibrate_core/y.py": "",
+        "equilibrate_core/z.py": "",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("edited", "changes"),
+    [
+        ("components/a/stage.py", True),
+        ("components/a/prompts/p.md", True),
+        ("equilibrate_core/x.py", True),
+        ("equilibrate_core/y.py", True),
+        ("equilibrate_core/z.py", False),
+        ("components/b/stage.py", False),
+    ],
+)
+def test_the_code_digest_sees_what_the_stage_uses_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: str, changes: bool
+) -> None:
+    project(tmp_path)
+    monkeypatch.setattr(digests, "ROOT", tmp_path)
+    code_digest.cache_clear()
+    before = code_digest("a")
+    with (tmp_path / edited).open("a") as file:
+        file.write("\n# edited\n")
+    code_digest.cache_clear()
+    assert (code_digest("a") != before) == changes
+    code_digest.cache_clear()

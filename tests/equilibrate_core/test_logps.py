@@ -1,0 +1,132 @@
+"""Per-token log-probs against the model's own logits, by hand, and TRL's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from equilibrate_core.chat import encode_answer
+from equilibrate_core.logps import VOCABULARY_CHUNK, PaddedBatch, span_mask, token_logps
+from equilibrate_core.losses import dpo_loss
+from equilibrate_core.models import load_causal_lm, load_tokenizer
+from equilibrate_core.records import Message
+
+ANSWERS = ("Mix flour.", "I cannot help with that, but I can tell you how to stay safe.", "否。")
+
+
+@pytest.fixture(params=["tiny_model", "tiny_llama3"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def sequences(tokenizer: Any) -> tuple[list[list[int]], list[int]]:
+    ask = (Message(role="user", content="How do I bake bread?"),)
+    encoded = [encode_answer(tokenizer, ask, answer) for answer in ANSWERS]
+    return [e.prompt_ids + e.response_ids for e in encoded], [len(e.prompt_ids) for e in encoded]
+
+
+def response_logps(model: Any, ids: list[list[int]], starts: list[int], pad_id: int) -> Any:
+    batch = PaddedBatch.of(ids, pad_id=pad_id, device=torch.device("cpu"))
+    wanted = span_mask(starts, [len(row) for row in ids], batch.input_ids_NL.shape[1])
+    return token_logps(model, batch, wanted)
+
+
+def test_each_token_is_predicted_from_the_position_before_it(folder: Path) -> None:
+    model = load_causal_lm(folder, dtype="float64")
+    ids, starts = sequences(load_tokenizer(folder))
+    row, start = ids[1], starts[1]
+    logps = response_logps(model, [row], [start], 0)[0]
+    logits = model(torch.tensor([row])).logits[0].detach()
+    for t in range(len(row)):
+        if t < start:
+            assert logps[t] == 0
+        else:
+            by_hand = logits[t - 1, row[t]] - logits[t - 1].exp().sum().log()
+            assert logps[t].item() == pytest.approx(by_hand.item(), abs=1e-10)
+
+
+def test_padding_changes_nothing(folder: Path) -> None:
+    model = load_causal_lm(folder, dtype="float64")
+    ids, starts = sequences(load_tokenizer(folder))
+    together = response_logps(model, ids, starts, 0)
+    for n, row in enumerate(ids):
+        alone = response_logps(model, [row], [starts[n]], 0)[0]
+        torch.testing.assert_close(together[n, : len(row)], alone, atol=1e-9, rtol=0)
+        assert not together[n, len(row) :].any()
+
+
+def test_log_softmax_is_float32_under_bfloat16_weights(folder: Path) -> None:
+    model = load_causal_lm(folder, dtype="bfloat16")
+    ids, starts = sequences(load_tokenizer(folder))
+    assert response_logps(model, ids, starts, 0).dtype == torch.float32
+
+
+def test_chunks_of_the_vocabulary_projection_do_not_show(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_causal_lm(folder, dtype="float64")
+    ids, starts = sequences(load_tokenizer(folder))
+    whole = response_logps(model, ids, starts, 0)
+    whole.sum().backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    assert VOCABULARY_CHUNK > 7
+    monkeypatch.setattr("equilibrate_core.logps.VOCABULARY_CHUNK", 7)
+    chunked = response_logps(model, ids, starts, 0)
+    chunked.sum().backward()
+    torch.testing.assert_close(chunked, whole, atol=1e-12, rtol=0)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-9, rtol=0)
+
+
+def test_a_soft_capped_head_keeps_the_models_own_logits(folder: Path) -> None:
+    # Stands for heads that are more than a projection: the fast path must not be taken.
+    model = load_causal_lm(folder, dtype="float64")
+    ids, starts = sequences(load_tokenizer(folder))
+    plain = response_logps(model, ids, starts, 0)
+    model.config.final_logit_softcapping = 30.0
+    torch.testing.assert_close(response_logps(model, ids, starts, 0), plain, atol=1e-9, rtol=0)
+
+
+def test_position_zero_cannot_be_wanted(folder: Path) -> None:
+    model = load_causal_lm(folder)
+    ids, _ = sequences(load_tokenizer(folder))
+    with pytest.raises(ValueError, match="position 0"):
+        response_logps(model, ids[:1], [0], 0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_log_probs_and_dpo_loss_equal_trl(folder: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from transformers import LlamaForCausalLM
+    from trl import DPOConfig, DPOTrainer
+
+    tokenizer = load_tokenizer(folder)
+    ids, starts = sequences(tokenizer)
+    model = load_causal_lm(folder, dtype="float64")
+    torch.manual_seed(1)
+    reference = LlamaForCausalLM(model.config).double().eval()
+    rows = {"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]}
+    settings = DPOConfig(str(tmp_path), beta=0.3, use_cpu=True, report_to="none", bf16=False)
+    trainer = DPOTrainer(
+        model=model,
+        ref_model=reference,
+        args=settings,
+        train_dataset=Dataset.from_dict(rows),
+        processing_class=tokenizer,
+    )
+    trainer.model.eval()
+    batch = PaddedBatch.of([ids[0], ids[1]], pad_id=0, device=torch.device("cpu"))
+    wanted = span_mask(starts[:2], [len(ids[0]), len(ids[1])], batch.input_ids_NL.shape[1])
+    inputs = {
+        "input_ids": batch.input_ids_NL,
+        "attention_mask": batch.attention_mask_NL,
+        "completion_mask": wanted.long(),
+    }
+    theirs = trainer._compute_loss(trainer.model, inputs, return_outputs=False)
+    policy = token_logps(model, batch, wanted).sum(-1)
+    anchor = token_logps(reference, batch, wanted).sum(-1)
+    ours = dpo_loss(policy[:1], policy[1:], anchor[:1], anchor[1:], beta=0.3)
+    # TRL takes its log-softmax in float32 whatever the model runs in.
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)

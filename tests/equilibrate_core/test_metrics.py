@@ -1,0 +1,260 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from equilibrate_core.metrics import (
+    accuracy,
+    agreement,
+    auc,
+    binary_f1,
+    calibration_error,
+    cohen_kappa,
+    confusion_matrix,
+    macro_f1,
+    mean_estimate,
+    paired_difference,
+    stratified_difference,
+    stratified_estimate,
+)
+
+CLASSES = ["EHD", "IHD", "MHD", "NONE"]
+
+
+def _scores(values) -> dict[str, list[float]]:
+    return {f"p{index}": [float(value)] for index, value in enumerate(values)}
+
+
+def _labels(seed: int, size: int = 200) -> tuple[list[str], list[str]]:
+    rng = np.random.default_rng(seed)
+    gold = rng.choice(CLASSES, size=size, p=[0.5, 0.2, 0.1, 0.2])
+    noise = rng.choice(CLASSES, size=size)
+    return list(np.where(rng.random(size) < 0.6, gold, noise)), list(gold)
+
+
+def test_mean_and_count_are_those_of_the_values():
+    estimate = mean_estimate(_scores([1, 1, 1, 0]), seed=0)
+    assert (estimate.value, estimate.num) == (0.75, 4)
+    assert 0 <= estimate.low < 0.75 < estimate.high <= 1
+
+
+def test_interval_of_a_proportion_matches_the_normal_one_for_many_items():
+    values = [1] * 600 + [0] * 1400
+    estimate = mean_estimate(_scores(values), seed=0, resamples=8000)
+    half = 1.96 * np.sqrt(0.3 * 0.7 / 2000)
+    assert estimate.low == pytest.approx(0.3 - half, abs=0.002)
+    assert estimate.high == pytest.approx(0.3 + half, abs=0.002)
+
+
+def test_interval_of_real_values_matches_a_plain_resampling_loop():
+    rng = np.random.default_rng(3)
+    values = rng.normal(2.0, 3.0, size=80)
+    estimate = mean_estimate(_scores(values), seed=1, resamples=6000)
+    loop = [rng.choice(values, size=80).mean() for _ in range(6000)]
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.low == pytest.approx(np.quantile(loop, 0.025), abs=0.06)
+    assert estimate.high == pytest.approx(np.quantile(loop, 0.975), abs=0.06)
+
+
+def test_interval_covers_the_truth_about_95_times_in_100():
+    rng = np.random.default_rng(5)
+    samples = rng.random((400, 60)) < 0.4
+    hits = 0
+    for index, sample in enumerate(samples):
+        estimate = mean_estimate(_scores(sample), seed=index, resamples=400)
+        hits += estimate.low <= 0.4 <= estimate.high
+    assert 0.90 <= hits / 400 <= 0.98
+
+
+def test_same_seed_gives_the_same_interval_and_row_order_does_not_matter():
+    scores = _scores(np.random.default_rng(0).normal(size=50))
+    backwards = dict(reversed(scores.items()))
+    assert mean_estimate(scores, seed=7) == mean_estimate(scores, seed=7)
+    assert mean_estimate(scores, seed=7).low == pytest.approx(
+        mean_estimate(backwards, seed=7).low, abs=1e-12
+    )
+    assert mean_estimate(scores, seed=7) != mean_estimate(scores, seed=8)
+
+
+def test_answers_to_one_prompt_are_not_independent_evidence():
+    once = _scores([1, 0] * 20)
+    copied = {name: values * 10 for name, values in once.items()}
+    assert mean_estimate(copied, seed=0) == mean_estimate(once, seed=0)
+
+
+def test_value_counts_answers_while_num_counts_prompts():
+    estimate = mean_estimate({"a": [1.0, 1.0, 1.0], "b": [0.0], "c": []}, seed=0)
+    assert (estimate.value, estimate.num) == (0.75, 2)
+
+
+def test_nothing_to_average_gives_no_estimate():
+    assert mean_estimate({}, seed=0) is None
+    assert mean_estimate({"a": []}, seed=0) is None
+    assert paired_difference({"a": [1.0]}, {"b": [1.0]}, seed=0) is None
+
+
+def test_twenty_of_twenty_is_not_certainty():
+    estimate = mean_estimate(_scores([1] * 20), seed=0)
+    assert (estimate.value, estimate.high) == (1.0, 1.0)
+    assert estimate.low == pytest.approx(0.025 ** (1 / 20))  # Clopper-Pearson: 0.8316
+    difference = paired_difference(_scores([0] * 20), _scores([0] * 20), seed=0)
+    assert (difference.value, difference.p_value) == (0.0, 1.0)
+    assert difference.low == -difference.high == pytest.approx(-(1 - 0.025 ** (1 / 20)))
+
+
+def test_strata_weigh_the_same_whatever_their_size():
+    strata = [_scores([1] * 9 + [0]), _scores([0, 1])]
+    assert stratified_estimate(strata, seed=0).value == pytest.approx((0.9 + 0.5) / 2)
+    assert stratified_estimate([*strata, {}], seed=0) is None
+
+
+def test_paired_difference_uses_only_the_items_both_have():
+    base = {"a": [0.0], "b": [0.0], "c": [1.0]}
+    aligned = {"a": [1.0], "b": [0.0], "d": [1.0]}
+    difference = paired_difference(base, aligned, seed=0)
+    assert (difference.value, difference.num) == (0.5, 2)
+
+
+def test_swapping_the_arms_negates_the_difference():
+    rng = np.random.default_rng(2)
+    base, aligned = _scores(rng.normal(size=60)), _scores(rng.normal(0.3, 1, size=60))
+    forward = paired_difference(base, aligned, seed=0)
+    backward = paired_difference(aligned, base, seed=0)
+    assert backward.value == pytest.approx(-forward.value)
+    assert backward.low == pytest.approx(-forward.high, abs=0.08)
+
+
+def test_pairing_narrows_the_interval_of_correlated_arms():
+    rng = np.random.default_rng(4)
+    level = rng.normal(0, 5, size=100)
+    base, aligned = _scores(level), _scores(level + rng.normal(0.5, 0.5, size=100))
+    difference = paired_difference(base, aligned, seed=0)
+    assert difference.low > 0.3 and difference.high < 0.7
+    assert difference.p_value < 0.01
+
+
+def test_permutation_p_of_five_wins_is_the_exact_one():
+    difference = paired_difference(_scores([0] * 5), _scores([1] * 5), seed=0, resamples=20_000)
+    assert difference.p_value == pytest.approx(2 / 2**5, abs=0.006)
+
+
+def test_permutation_p_is_uniform_when_nothing_differs():
+    rng = np.random.default_rng(6)
+    values = rng.normal(size=(2, 300, 40))
+    tests = [
+        paired_difference(_scores(a), _scores(b), seed=i, resamples=400).p_value
+        for i, (a, b) in enumerate(zip(*values, strict=True))
+    ]
+    assert 0.01 <= np.mean(np.asarray(tests) <= 0.05) <= 0.1
+
+
+def test_stratified_difference_is_the_mean_of_the_strata():
+    strata = [(_scores([0, 0]), _scores([1, 1])), (_scores([1] * 8), _scores([1] * 8))]
+    assert stratified_difference(strata, seed=0).value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agreement_equals_scikit_learn(seed):
+    labels, gold = _labels(seed)
+    result = agreement(labels, gold, classes=CLASSES, seed=seed)
+    assert result.accuracy.value == pytest.approx(sk.accuracy_score(gold, labels))
+    assert result.macro_f1.value == pytest.approx(sk.f1_score(gold, labels, average="macro"))
+    assert result.kappa.value == pytest.approx(sk.cohen_kappa_score(gold, labels))
+    assert np.array_equal(result.matrix, sk.confusion_matrix(gold, labels, labels=CLASSES))
+    for estimate in (result.accuracy, result.macro_f1, result.kappa):
+        assert estimate.low < estimate.value < estimate.high
+    assert accuracy(labels, gold) == result.accuracy.value
+    assert macro_f1(labels, gold) == result.macro_f1.value
+    assert cohen_kappa(labels, gold) == result.kappa.value
+
+
+def test_kappa_interval_matches_resampling_items():
+    labels, gold = _labels(9, size=120)
+    result = agreement(labels, gold, seed=0, resamples=3000)
+    rng = np.random.default_rng(0)
+    rows = np.array([labels, gold])
+    picks = (rows[:, rng.integers(0, 120, size=120)] for _ in range(1500))
+    loop = [sk.cohen_kappa_score(pick[1], pick[0]) for pick in picks]
+    assert result.kappa.low == pytest.approx(np.quantile(loop, 0.025), abs=0.02)
+    assert result.kappa.high == pytest.approx(np.quantile(loop, 0.975), abs=0.02)
+
+
+def test_rows_of_the_matrix_are_gold():
+    matrix = confusion_matrix(["b", "b", "a"], ["a", "b", "a"], ["a", "b"])
+    assert matrix.tolist() == [[1, 1], [0, 1]]
+
+
+def test_a_judge_that_always_says_the_commonest_label_has_kappa_zero():
+    result = agreement(["EHD"] * 10, ["EHD"] * 7 + ["NONE"] * 3)
+    assert result.kappa.value == 0.0
+    assert result.accuracy.value == result.majority_accuracy == 0.7
+
+
+def test_one_class_throughout_has_a_finite_kappa():
+    assert agreement(["EHD"] * 4, ["EHD"] * 4).kappa.value == 0.0
+
+
+def test_unused_class_does_not_lower_macro_f1():
+    result = agreement(["EHD", "NONE"], ["EHD", "NONE"], classes=CLASSES)
+    assert result.macro_f1.value == 1.0
+
+
+def test_scalars_are_flat_finite_and_carry_the_number_of_gold_labels():
+    scalars = agreement(*_labels(0), seed=0).scalars()
+    assert scalars["num_gold"] == 200
+    assert {"accuracy_low", "macro_f1_high", "kappa", "majority_accuracy"} <= set(scalars)
+    assert all(np.isfinite(value) for value in scalars.values())
+
+
+def test_agreement_refuses_what_it_cannot_compare():
+    with pytest.raises(ValueError, match="as many labels"):
+        agreement(["a"], [])
+    with pytest.raises(ValueError, match="not among the classes"):
+        agreement(["OTHER"], ["EHD"], classes=CLASSES)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2).filter(
+        lambda rows: len({target for _, target in rows}) == 2
+    )
+)
+def test_auc_equals_scikit_learn_with_ties(rows):
+    scores, targets = zip(*rows, strict=True)
+    assert auc(scores, targets) == pytest.approx(sk.roc_auc_score(targets, scores))
+    assert auc([-s for s in scores], targets) == pytest.approx(1 - auc(scores, targets))
+
+
+def test_auc_of_one_class_is_absent():
+    assert auc([0.1, 0.2], [True, True]) is None
+
+
+def test_binary_f1_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    given, true = rng.random(100) < 0.4, rng.random(100) < 0.3
+    assert binary_f1(given, true) == pytest.approx(sk.f1_score(true, given))
+    assert binary_f1([False], [False]) == 0.0
+
+
+def test_calibration_error_hand_worked():
+    # two bins: (0.6, 0.7] holds 0.65, 0.7 with one positive; (0.9, 1] holds 1.0 with a positive
+    probs, targets = [0.65, 0.7, 1.0], [1, 0, 1]
+    assert calibration_error(probs, targets) == pytest.approx(abs(1 - 1.35) / 3)
+    assert calibration_error([0.0, 1.0], [0, 1]) == 0.0
+    with pytest.raises(ValueError, match="nothing"):
+        calibration_error([], [])
+
+
+def test_calibration_error_is_bins_weighted_by_size():
+    rng = np.random.default_rng(1)
+    probs = rng.random(500)
+    targets = rng.random(500) < probs**2
+    edges = np.linspace(0, 1, 11)
+    expected = sum(
+        chosen.mean() * abs(targets[chosen].mean() - probs[chosen].mean())
+        for low, high in pairwise(edges)
+        if (chosen := (probs > low) & (probs <= high)).any()
+    )
+    assert calibration_error(probs, targets) == pytest.approx(expected)

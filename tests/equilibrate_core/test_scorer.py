@@ -1,0 +1,117 @@
+"""Scorers: read at end-of-turn, standard directories, padding, normalisation."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from equilibrate_core.chat import encode_answer, end_of_turn_id
+from equilibrate_core.errors import ModelError
+from equilibrate_core.logps import PaddedBatch
+from equilibrate_core.models import load_tokenizer
+from equilibrate_core.records import Message
+from equilibrate_core.scorer import (
+    ScorerConstants,
+    load_scorer,
+    new_scorer_model,
+    pad_token,
+    save_scorer,
+    score_responses,
+    token_values,
+)
+
+ASK = (Message(role="user", content="How do I bake bread?"),)
+ANSWERS = ("Mix flour.", "I cannot help with that, but I can tell you how to stay safe.", "否。")
+CONSTANTS = ScorerConstants(kind="reward", center=0.25, scale=2.0, token_wise=True)
+
+
+@pytest.fixture(params=["tiny_model", "tiny_llama3"])
+def base(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def saved(base: Path, folder: Path, seed: int = 0) -> tuple[Path, Any]:
+    model, tokenizer = new_scorer_model(base, seed=seed, dtype="float64")
+    save_scorer(folder, model, tokenizer, CONSTANTS)
+    return folder, model
+
+
+def test_value_equals_transformers_own_classifier_at_end_of_turn(
+    base: Path, tmp_path: Path
+) -> None:
+    folder, _ = saved(base, tmp_path / "scorer")
+    peer = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": ASK[0].content}, {"role": "assistant", "content": a}],
+            tokenize=False,
+        ).rstrip("\n")
+        for a in ANSWERS
+    ]
+    inputs = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
+    theirs = peer(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.squeeze(-1)
+    scorer = load_scorer(folder, dtype="float64")
+    ours = score_responses(scorer, [ASK] * 3, ANSWERS, [True] * 3, batch_size=2, max_length=512)
+    expected = (theirs.detach() - CONSTANTS.center) / CONSTANTS.scale
+    torch.testing.assert_close(torch.tensor(ours, dtype=torch.float64), expected, atol=1e-9, rtol=0)
+
+
+def test_pad_differs_from_end_of_turn_even_where_the_base_pads_with_it(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.pad_token = "<|im_end|>"
+    assert pad_token(tokenizer) == "<|endoftext|>"
+    folder, model = saved(tiny_model, tmp_path / "scorer")
+    loaded = load_tokenizer(folder)
+    assert loaded.pad_token_id == model.config.pad_token_id != end_of_turn_id(loaded)
+
+
+def test_a_batch_equals_its_rows_alone(base: Path, tmp_path: Path) -> None:
+    folder, _ = saved(base, tmp_path / "scorer")
+    scorer = load_scorer(folder, dtype="float64")
+    options = {"max_length": 512}
+    together = score_responses(scorer, [ASK] * 3, ANSWERS, [True] * 3, batch_size=3, **options)
+    alone = score_responses(scorer, [ASK] * 3, ANSWERS, [True] * 3, batch_size=1, **options)
+    assert together == pytest.approx(alone, abs=1e-9)
+
+
+def test_a_cut_answer_is_read_at_its_last_token(base: Path, tmp_path: Path) -> None:
+    folder, model = saved(base, tmp_path / "scorer")
+    scorer = load_scorer(folder, dtype="float64")
+    (value,) = score_responses(scorer, [ASK], ANSWERS[:1], [False], batch_size=1, max_length=512)
+    encoded = encode_answer(scorer.tokenizer, ASK, ANSWERS[0], finished=False)
+    ids = [encoded.prompt_ids + encoded.response_ids]
+    raw = token_values(model, PaddedBatch.of(ids, pad_id=0, device=torch.device("cpu")))[0, -1]
+    assert value == pytest.approx((raw.item() - 0.25) / 2.0, abs=1e-9)
+
+
+def test_a_too_long_answer_has_no_value_and_hurts_no_other(base: Path, tmp_path: Path) -> None:
+    folder, _ = saved(base, tmp_path / "scorer")
+    scorer = load_scorer(folder, dtype="float64")
+    answers = ("Mix.", "x " * 400)
+    values = score_responses(scorer, [ASK] * 2, answers, [True] * 2, batch_size=2, max_length=200)
+    assert values[0] == values[0]
+    assert values[1] != values[1]
+
+
+def test_the_head_is_drawn_from_the_seed(tiny_model: Path, tmp_path: Path) -> None:
+    weights = [
+        saved(tiny_model, tmp_path / name, seed)[1].score.weight
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_saved_head_comes_back(tiny_model: Path, tmp_path: Path) -> None:
+    folder, model = saved(tiny_model, tmp_path / "scorer")
+    assert torch.equal(load_scorer(folder, dtype="float64").model.score.weight, model.score.weight)
+
+
+def test_a_folder_without_constants_is_no_scorer(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"no scorer\.json"):
+        load_scorer(tiny_model)

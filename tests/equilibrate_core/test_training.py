@@ -1,0 +1,145 @@
+"""The training loop: true means, micro-batches, processes, schedules, failures."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from equilibrate_core.errors import DataError, StageError
+from equilibrate_core.training import StepLog, Trainer, learning_rate
+from equilibrate_core.training_config import TrainingConfig
+
+ROWS = [[float(i), float(i % 3)] for i in range(7)]
+
+
+class Line(nn.Module):
+    """Least squares on rows (x, y): every figure can be worked by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[0.5], [0.1]]))
+
+    def forward(self, rows: Sequence[list[float]]) -> dict[str, Tensor]:
+        x, y = torch.tensor(rows).T
+        return {"loss": (self.weight[0, 0] * x + self.weight[1, 0] - y).square()}
+
+
+def settings(**changes: object) -> TrainingConfig:
+    fixed: dict = {
+        "epochs": 2,
+        "batch_size": 3,
+        "micro_batch_size": 3,
+        "learning_rate": 0.05,
+        "precision": "float32",
+        "zero_stage": 0,
+        "max_grad_norm": 1e6,
+    }
+    return TrainingConfig(**(fixed | changes))
+
+
+def trained(config: TrainingConfig) -> tuple[list[float], list[StepLog]]:
+    line = Line()
+    logs: list[StepLog] = []
+    trainer: Trainer = Trainer(line, config, seed=0)
+    trainer.train(ROWS, lambda row: int(row[0]), logs.append, label="line")
+    return line.weight.flatten().tolist(), logs
+
+
+def test_micro_batches_change_nothing() -> None:
+    whole, whole_logs = trained(settings(micro_batch_size=3))
+    for size in (1, 2):
+        parts, logs = trained(settings(micro_batch_size=size))
+        assert parts == pytest.approx(whole, abs=1e-6)
+        assert [r["loss"] for r in logs] == pytest.approx([r["loss"] for r in whole_logs], abs=1e-5)
+
+
+def test_an_uneven_last_batch_is_averaged_over_its_own_rows() -> None:
+    _, logs = trained(settings(epochs=1, learning_rate=1e-12))
+    losses = sorted(((0.5 * x + 0.1 - y) ** 2 for x, y in ROWS), reverse=True)
+    # 7 rows in batches of 3, 3 and 1: weighted by size the step losses give the mean over rows.
+    mean = (3 * logs[0]["loss"] + 3 * logs[1]["loss"] + logs[2]["loss"]) / 7
+    assert mean == pytest.approx(sum(losses) / 7, rel=1e-5)
+
+
+def test_every_epoch_sees_every_row_in_another_order() -> None:
+    trainer: Trainer = Trainer(Line(), settings(), seed=0)
+    steps = list(trainer._steps(7))
+    first, second = sum(steps[:3], []), sum(steps[3:], [])
+    assert sorted(first) == sorted(second) == list(range(7))
+    assert first != second
+    assert steps == list(trainer._steps(7))
+
+
+def test_training_is_repeatable() -> None:
+    assert trained(settings())[0] == trained(settings())[0]
+
+
+def test_the_rate_warms_up_and_decays() -> None:
+    config = settings(learning_rate=1.0, warmup_share=0.2)
+    rates = [learning_rate(config, step, 10) for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[6] == pytest.approx((1 + math.cos(math.pi * 0.5)) / 2)
+    constant = settings(learning_rate=1.0, schedule="constant", warmup_share=0.0)
+    assert {learning_rate(constant, step, 10) for step in range(10)} == {1.0}
+
+
+def test_no_rows_is_one_clear_error() -> None:
+    trainer: Trainer = Trainer(Line(), settings(), seed=0)
+    with pytest.raises(DataError, match="no rows to train on"):
+        trainer.train([], lambda row: 1, lambda log: None, label="line")
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage() -> None:
+    trainer: Trainer = Trainer(Line(), settings(), seed=0)
+    with pytest.raises(StageError, match="not finite at step 1"):
+        trainer.train([[math.inf, 0.0]], lambda row: 1, lambda log: None, label="line")
+
+
+def test_prepare_may_drop_rows_and_whole_batches() -> None:
+    trainer: Trainer = Trainer(Line(), settings(epochs=1), seed=0)
+    logs: list[StepLog] = []
+    trainer.train(
+        ROWS,
+        lambda row: 1,
+        logs.append,
+        label="line",
+        prepare=lambda batch: [row for row in batch if row[0] == 4.0],
+    )
+    assert len(logs) == 1
+    assert logs[0]["loss"] == pytest.approx((0.5 * 4 + 0.1 - 1) ** 2, rel=1e-5)
+
+
+PROGRAM = """
+import json, sys
+from tests.equilibrate_core.test_training import settings, trained
+weights, logs = trained(settings(zero_stage=int(sys.argv[1])))
+import torch.distributed as dist
+if dist.get_rank() == 0:
+    open(sys.argv[2], "w").write(json.dumps([weights, [log["loss"] for log in logs]]))
+"""
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_two_processes_equal_one(tmp_path: Path, zero_stage: int) -> None:
+    program, result = tmp_path / "program.py", tmp_path / "result.json"
+    program.write_text(PROGRAM)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", str(program), str(zero_stage), str(result)]
+    root = Path(__file__).parents[2]
+    environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    weights, losses = json.loads(result.read_text())
+    alone, logs = trained(settings())
+    assert weights == pytest.approx(alone, abs=1e-5)
+    assert losses == pytest.approx([r["loss"] for r in logs], abs=1e-4)
+    moved = max(abs(a - b) for a, b in zip(alone, [0.5, 0.1], strict=True))
+    assert moved > 100 * 1e-5
