@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-
 from transformers.utils import logging as transformers_logging
 
 from equilibrate_core.errors import ModelError
@@ -47,7 +46,7 @@ def without_dropout(model: Any) -> Any:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010  (modules type their attributes)
     return model
 
 

@@ -46,9 +46,10 @@ class Trainer(Generic[RowT]):
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(seed)
         self.engine: Any
+        groups: Any = _parameter_groups(objective, config.weight_decay)
         self.engine, *_ = deepspeed.initialize(
             model=objective,
-            model_parameters=_parameter_groups(objective, config.weight_decay),
+            model_parameters=groups,
             config=_deepspeed_config(config, self.world),
         )
 

@@ -16,7 +16,28 @@ from equilibrate_core.records import CATEGORIES, Category, LabelledPrompt, Messa
 from equilibrate_core.tables import read_dataset
 from tests.components.scoring_fixtures import as_dataset, make_pair
 
-WORDS = ["apple", "river", "stone", "cloud", "engine", "garden", "window", "silver", "market", "pencil", "forest", "bridge", "candle", "rocket", "violin", "harbour", "meadow", "lantern", "copper", "tunnel"]
+WORDS = [
+    "apple",
+    "river",
+    "stone",
+    "cloud",
+    "engine",
+    "garden",
+    "window",
+    "silver",
+    "market",
+    "pencil",
+    "forest",
+    "bridge",
+    "candle",
+    "rocket",
+    "violin",
+    "harbour",
+    "meadow",
+    "lantern",
+    "copper",
+    "tunnel",
+]
 OUTPUTS = ("scorer_pairs", "train_pairs", "eval_pairs")
 
 

@@ -129,10 +129,10 @@ def test_folder_means_all_its_data_files_in_the_order_of_their_names(run, tmp_pa
     prompts_file(folder / "a" / "z.jsonl", {"prompt": "first"})
     write(folder / "c.csv.gz", gzip.compress(b"prompt\nthird\n"))
     write(folder / "README.md", "no data")
-    write(folder / "_SUCCESS", "")
+    prompts_file(folder / "_temporary" / "half.jsonl", {"prompt": "half"})
     result = run(source(folder))
     assert result.texts == ["first", "second", "third"]
-    assert "2 files are no data files: README.md, _SUCCESS" in caplog.text
+    assert "2 files are no data files: README.md, _temporary/half.jsonl" in caplog.text
 
 
 # name → (file name, content, location suffix and reason of the one bad row); each file also holds

@@ -20,7 +20,7 @@ def folder(tmp_path):
     (path / "deep").mkdir(parents=True)
     (path / "manifest.json").write_text("{}")
     (path / "deep" / "weights.bin").write_bytes(bytes(range(256)) * 40_000)  # multipart: 10 MB
-    (path / "empty.txt").touch()
+    (path / "tokenizer.txt").touch()
     return path
 
 
@@ -31,7 +31,7 @@ def test_uploaded_folder_comes_back_byte_for_byte_and_its_manifest_goes_last(
     assert uris[-1] == f"{bucket}/models/one/manifest.json"
     paths = s3.download_folder(f"{bucket}/models/one", tmp_path / "back")
     names = [path.relative_to(tmp_path / "back").as_posix() for path in paths]
-    assert names == ["deep/weights.bin", "empty.txt", "manifest.json"]
+    assert names == ["deep/weights.bin", "manifest.json", "tokenizer.txt"]
     for name, path in zip(names, paths, strict=True):
         assert path.read_bytes() == (folder / name).read_bytes()
 

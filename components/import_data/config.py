@@ -1,0 +1,101 @@
+"""Config of import_data: which sources to read, and how each is to be understood."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from equilibrate_core.config import Config, StageConfig
+from equilibrate_core.records import Category, Dimension
+
+AdapterName = Literal[
+    "equilibrate",
+    "pku_saferlhf",
+    "pku_saferlhf_full",
+    "hh_rlhf",
+    "dpo_demo",
+    "xstest",
+    "or_bench",
+    "harmbench",
+    "strongreject",
+    "beavertails_evaluation",
+    "safe_rlhf_problem_83",
+    "simple_safety_tests",
+    "mt_bench",
+    "alpaca_eval",
+    "wildchat",
+    "prompts",
+    "pairs",
+]
+GENERIC_FIELDS: dict[str, tuple[str, ...]] = {
+    "prompts": ("prompt", "id", "category", "label", "references", "language"),
+    "pairs": (
+        "prompt",
+        "id",
+        "category",
+        "language",
+        "chosen",
+        "rejected",
+        "dimension",
+        "chosen_is_safe",
+        "rejected_is_safe",
+    ),
+}
+"""What the two generic adapters can read, and so what `fields` may map."""
+
+
+class Source(Config):
+    """One place rows come from; a value given here wins over the row's and the adapter's own."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    """Short name that rows and counts carry; unique in the run."""
+    uri: str = Field(min_length=1)
+    """Local file or folder, s3://bucket/key or folder, or hf://org/name[/subset][@revision]."""
+    adapter: AdapterName
+    """How rows are laid out: a public dataset's name, or the generic `prompts` or `pairs`."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read at most this many rows (bad ones included); None reads all."""
+    suite: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    """Evaluation suite of the prompts; None leaves the adapter's (xstest → 'xstest')."""
+    is_harmful: bool | None = None
+    """Whether a safe model should decline these prompts; None leaves it to row and adapter."""
+    dimension: Dimension | None = None
+    """What `chosen` is better at, of pairs; None leaves it to row and adapter."""
+    category: Category | None = None
+    """Gold category of every row; None leaves it to the row."""
+    licence: str = "unknown"
+    """Licence of the source; it follows the rows into the data card."""
+    fields: dict[str, str] = Field(default={})
+    """Generic adapters only: our field → the source's column, dots for nested ones."""
+    split: str = "train"
+    """Split of an hf:// dataset."""
+
+    @model_validator(mode="after")
+    def _scheme_is_known(self) -> Self:
+        scheme, separator, _ = self.uri.partition("://")
+        if separator and scheme not in ("s3", "hf"):
+            raise ValueError(f"uri {self.uri!r}: only s3://, hf:// and local paths can be read")
+        return self
+
+    @model_validator(mode="after")
+    def _fields_are_generic(self) -> Self:
+        allowed = GENERIC_FIELDS.get(self.adapter, ())
+        if unknown := sorted(set(self.fields) - set(allowed)):
+            can = f"can map {', '.join(allowed)}" if allowed else "maps no fields"
+            raise ValueError(f"fields {unknown}: adapter {self.adapter!r} {can}")
+        return self
+
+
+class ImportDataConfig(StageConfig):
+    """What import_data reads, in order: the first source to bring a prompt names it."""
+
+    sources: tuple[Source, ...]
+    """The sources; their order decides the order of the rows."""
+
+    @model_validator(mode="after")
+    def _sources_are_told_apart(self) -> Self:
+        if not self.sources:
+            raise ValueError("sources: give at least one source")
+        names = [source.name for source in self.sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"sources need different names; {twice} appear more than once")
+        return self

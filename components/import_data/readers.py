@@ -1,0 +1,235 @@
+"""From one file to its rows: JSONL, JSON array, CSV and Parquet, plain or gzipped.
+
+A bad row becomes a RawRow with a problem; a file that is not what its name says is a DataError.
+All but JSON arrays are streamed.
+"""
+
+import csv
+import gzip
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.import_data.rows import RawRow, is_unicode
+from equilibrate_core.errors import DataError
+
+BAD_UTF8 = "invalid UTF-8"
+MAX_CSV_FIELD_CHARS = 16 * 2**20
+MIN_LINES_TO_JUDGE = 3
+"""A file with at least so many lines, none of which is JSON, is no JSONL file."""
+MAGIC = {
+    b"PAR1": "Parquet",
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a zip archive",
+    b"\x89PNG": "an image",
+    b"%PDF": "PDF",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+}
+
+
+def is_readable(name: str) -> bool:
+    """Whether a file name has a suffix that `read_file` knows."""
+    return _suffix(name) in READERS
+
+
+def read_file(path: Path, name: str) -> Iterator[RawRow]:
+    """Rows of a file, in order; `name` is what locations and messages call it."""
+    reader = READERS.get(_suffix(name))
+    if reader is None:
+        known = ", ".join(READERS)
+        raise DataError(f"{name}: unknown kind of file; expected {known}, each also with .gz")
+    with file_errors(name):
+        if not name.lower().endswith(".gz"):
+            yield from reader(path, name)
+            return
+        with TemporaryDirectory(prefix="import_data-") as folder:
+            plain = Path(folder) / "plain"
+            with gzip.open(path) as packed, plain.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+            yield from reader(plain, name)
+
+
+def _read_jsonl(path: Path, name: str) -> Iterator[RawRow]:
+    _refuse_binary(path, name)
+    num_lines, num_parsed = 0, 0
+    with path.open("rb") as file:
+        for number, data in enumerate(file, start=1):
+            line = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
+            if not line.strip():
+                continue
+            if number == 1 and line.strip() == b"[":
+                raise DataError(f"{name}: holds a JSON array, not JSON lines; name it .json")
+            row = _json_line(line, f"{name}:{number}")
+            num_lines += 1
+            num_parsed += row.value is not None
+            yield row
+    if num_lines >= MIN_LINES_TO_JUDGE and not num_parsed:
+        raise DataError(f"{name}: not one of its {num_lines} lines is a JSON object; is it JSONL?")
+
+
+def _json_line(line: bytes, location: str) -> RawRow:
+    raw = line.decode("utf-8", "surrogateescape").strip()
+    if not is_unicode(raw):
+        return RawRow(location, None, raw, BAD_UTF8)
+    try:
+        return _object(json.loads(raw), location, raw)
+    except json.JSONDecodeError as error:
+        return RawRow(location, None, raw, f"broken JSON at column {error.colno}: {error.msg}")
+    except (ValueError, RecursionError) as error:  # endless digits or brackets
+        return RawRow(location, None, raw, f"broken JSON: {error}")
+
+
+def _read_json(path: Path, name: str) -> Iterator[RawRow]:
+    _refuse_binary(path, name)
+    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    if text.lstrip().startswith("{"):  # JSON lines often go by this name
+        yield from _read_jsonl(path, name)
+        return
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{name}:{error.lineno}:{error.colno}: broken JSON: {error.msg}; the array cannot be "
+            "read past this position"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: broken JSON: {error}") from error
+    if not isinstance(values, list):
+        raise DataError(f"{name}: expected a JSON array of rows, found {type(values).__name__}")
+    clean = is_unicode(text)
+    for index, value in enumerate(values):
+        location = f"{name}[{index}]"
+        if clean or is_unicode(json.dumps(value, ensure_ascii=False)):
+            yield _object(value, location, None)
+        else:
+            yield RawRow(location, None, json.dumps(value, ensure_ascii=False), BAD_UTF8)
+
+
+def _object(value: Any, location: str, raw: str | None) -> RawRow:
+    if isinstance(value, dict):
+        return RawRow(location, value, raw)
+    raw = json.dumps(value, ensure_ascii=False) if raw is None else raw
+    return RawRow(location, None, raw, f"expected an object, found {type(value).__name__}")
+
+
+def _read_csv(path: Path, name: str) -> Iterator[RawRow]:
+    _refuse_binary(path, name)
+    csv.field_size_limit(MAX_CSV_FIELD_CHARS)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        lines = _Lines(file)
+        records = csv.reader(lines, strict=True)
+        header: list[str] | None = None
+        while True:
+            lines.start_record()
+            try:
+                record = next(records, None)
+            except csv.Error as error:
+                if header is None:
+                    raise DataError(f"{name}:1: the header is not CSV: {error}") from error
+                yield RawRow(f"{name}:{lines.first}", None, lines.text, f"broken CSV: {error}")
+                continue
+            if record is None:
+                return
+            if not record or (header is None and lines.text.startswith("#")):
+                continue  # a blank line, or a comment before the header
+            if header is None:
+                header = record
+                continue
+            yield _csv_row(header, record, lines, name)
+
+
+def _csv_row(header: list[str], record: list[str], lines: "_Lines", name: str) -> RawRow:
+    location = f"{name}:{lines.first}"
+    if not is_unicode(lines.text):
+        return RawRow(location, None, lines.text, BAD_UTF8)
+    if len(record) != len(header):
+        problem = f"{len(record)} columns where the header has {len(header)}"
+        return RawRow(location, None, lines.text, problem)
+    return RawRow(location, dict(zip(header, record, strict=True)), lines.text)
+
+
+class _Lines:
+    """The lines of a file, remembering which ones the current record came from."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._read = 0
+        self.start_record()
+
+    def start_record(self) -> None:
+        self.first = self._read + 1
+        self._parts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self._parts)
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._file)
+        self._read += 1
+        self._parts.append(line)
+        return line
+
+
+def _read_parquet(path: Path, name: str) -> Iterator[RawRow]:
+    index = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1000):
+            for position in range(batch.num_rows):
+                location = f"{name}[{index}]"
+                index += 1
+                try:
+                    (value,) = batch.slice(position, 1).to_pylist()
+                except UnicodeDecodeError as error:
+                    raw = error.object.decode("utf-8", "replace")
+                    yield RawRow(location, None, raw, BAD_UTF8)
+                else:
+                    yield RawRow(location, value)
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[RawRow]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _suffix(name: str) -> str:
+    return Path(name.lower().removesuffix(".gz")).suffix
+
+
+def _refuse_binary(path: Path, name: str) -> None:
+    with path.open("rb") as file:
+        head = file.read(4096)
+    for magic, kind in MAGIC.items():
+        if head.startswith(magic):
+            raise DataError(f"{name}: this is {kind}, not what its name says; rename or convert it")
+    if head.count(0) > len(head) // 8:
+        raise DataError(f"{name}: this is binary data, not UTF-8 text; convert it")
+
+
+@contextmanager
+def file_errors(name: str) -> Generator[None]:
+    """Turn a failure to read the file called `name` into a DataError."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{name}: not a whole gzip file: {error}; compress it again") from error
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{name}: not a readable Parquet file: {reason}") from error
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error

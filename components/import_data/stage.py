@@ -1,0 +1,119 @@
+"""import_data: source URIs → `prompts`, `pairs` and `quarantine`, every row accounted for.
+
+The prompts artifact also holds sources.json (licence, adapter, digests and counts per source) and
+metrics.json.
+"""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from components.import_data.config import ImportDataConfig, Source
+from components.import_data.intake import Intake
+from components.import_data.ledgers import REASONS
+from components.import_data.rows import QuarantinedRow
+from components.import_data.sources import Digests, combined_digest, read_source
+from components.import_data.spool import Spool
+from equilibrate_core.artifacts import Counts
+from equilibrate_core.records import Pair, Prompt
+from equilibrate_core.stage import Metrics, stage_main, start_stage
+from equilibrate_core.tables import write_dataset
+
+log = logging.getLogger(__name__)
+
+
+def import_data(
+    config: ImportDataConfig, *, prompts: Path, pairs: Path, quarantine: Path
+) -> Metrics:
+    """Read every source through its adapter into prompts, pairs and quarantined rows.
+
+    Rows keep the order of the sources and of the rows in them. Every pair's prompt is also a
+    prompt, and stays one when the pair is dropped. What is dropped and why: see `ledgers`. Raises
+    DataError or StorageError for a source that cannot be read at all.
+    """
+    run = start_stage("import_data", config)
+    with TemporaryDirectory(prefix="import_data-") as folder:
+        scratch = Path(folder)
+        with Spool(scratch / "pairs") as held, Spool(scratch / "quarantine") as bad:
+            intake = Intake(held, bad)
+            files = {s.name: _take_source(intake, s, scratch / s.name) for s in config.sources}
+            run = replace(run, inputs={name: combined_digest(each) for name, each in files.items()})
+            set_aside = Counts(read=len(bad), kept=len(bad))
+            write_dataset(run, quarantine, QuarantinedRow, intake.quarantine(), counts=set_aside)
+            num_pairs = write_dataset(
+                run, pairs, Pair, intake.settled_pairs(), counts=intake.pair_counts
+            )
+            metrics = _metrics(intake, num_pairs)
+            write_dataset(
+                run,
+                prompts,
+                Prompt,
+                intake.settled_prompts(),
+                counts=intake.prompt_counts,
+                extra_files={
+                    "metrics.json": _json(metrics),
+                    "sources.json": _json(_source_report(config, intake, files)),
+                },
+            )
+    return metrics
+
+
+def _take_source(intake: Intake, source: Source, scratch: Path) -> Digests:
+    digests: Digests = {}
+    counts = intake.sources.setdefault(source.name, Counts())
+    for row in read_source(source, scratch, digests):
+        intake.take(source, row)
+    log.info("%s: %d rows read, %d quarantined", source.name, counts.read, counts.quarantined)
+    if counts.read == counts.quarantined:
+        log.warning(
+            "%s: not one usable row in %s; see the quarantine for the reasons, or check that the "
+            "adapter %r fits",
+            source.name,
+            source.uri,
+            source.adapter,
+        )
+    return digests
+
+
+def _metrics(intake: Intake, num_pairs: int) -> Metrics:
+    total = intake.total()
+    total.check()
+    suites = [prompt.suite for prompt in intake.settled_prompts()]
+    return {
+        "rows_read": float(total.read),
+        "rows_kept": float(total.kept),
+        "rows_quarantined": float(total.quarantined),
+        "rows_dropped": float(sum(total.dropped.values())),
+        **{f"dropped_{reason}": float(total.dropped.get(reason, 0)) for reason in REASONS},
+        "prompts": float(len(suites)),
+        "evaluation_prompts": float(sum(suite is not None for suite in suites)),
+        "pairs": float(num_pairs),
+    }
+
+
+def _source_report(
+    config: ImportDataConfig, intake: Intake, files: dict[str, Digests]
+) -> dict[str, Any]:
+    report: dict[str, Any] = {}
+    for source in config.sources:
+        counts = intake.sources[source.name]
+        counts.check()
+        report[source.name] = {
+            "uri": source.uri,
+            "licence": source.licence,
+            "adapter": source.adapter,
+            "files": files[source.name],
+            "counts": counts.model_dump(),
+        }
+    return report
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main(import_data, ImportDataConfig))

@@ -1,0 +1,125 @@
+"""Publish the policy if its gate passed: digest-addressed, verified, then the alias moves.
+
+policy + report -> files at the destination and a publication record. A refused gate is no failure:
+the run ends green and unpublished, with the reason recorded.
+"""
+
+import json
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from components.publish_model.config import PublishModelConfig
+from components.publish_model.destination import Destination, open_destination
+from components.publish_model.model_card import model_card
+from equilibrate_core.artifacts import MANIFEST, Manifest, read_manifest, write_json, write_text
+from equilibrate_core.errors import StageError, StorageError
+from equilibrate_core.progress import Progress
+from equilibrate_core.stage import Metrics, stage_main, start_stage
+
+REPORT_FILES = ("report.json", "report.html")
+Publication = dict[str, Any]
+
+
+def publish_model(
+    config: PublishModelConfig, *, policy: Path, report: Path, publication: Path
+) -> Metrics:
+    """Publish the evaluated policy, or record why it was refused."""
+    run = start_stage("publish_model", config, policy=policy, report=report)
+    manifest = read_manifest(policy)
+    content = json.loads((report / "report.json").read_text(encoding="utf-8"))
+    if content["policy_digest"] != manifest.digest:
+        raise StageError(
+            f"the report was written for policy {content['policy_digest'][:12]}, not for "
+            f"{manifest.digest[:12]}: only the evaluated policy may be published; rerun the report"
+        )
+    destination = open_destination(config.destination_uri)
+    if content["gate"]["passed"]:
+        record = _publish(config, destination, manifest, policy, report, content)
+    else:
+        record = _refuse(config, destination, manifest, content)
+    with run.output(publication, "publication") as draft:
+        write_json(draft.path / "publication.json", record)
+        for name in REPORT_FILES:
+            shutil.copy2(report / name, draft.path / name)
+    return {"published": float(record["published"])}
+
+
+def _publish(
+    config: PublishModelConfig,
+    destination: Destination,
+    manifest: Manifest,
+    policy: Path,
+    report: Path,
+    content: dict[str, Any],
+) -> Publication:
+    folder = f"{config.name}/sha256-{manifest.digest}"
+    with tempfile.TemporaryDirectory() as scratch:
+        card = Path(scratch) / "README.md"
+        write_text(card, model_card(config.name, manifest, content))
+        beside = [(card, "README.md"), *((report / n, n) for n in REPORT_FILES)]
+        model = [(policy / name, name) for name in [*sorted(manifest.files), MANIFEST]]
+        with Progress("publish", total=len(model) + len(beside), unit="file") as progress:
+            for path, name in [*beside, *model]:
+                destination.upload(path, f"{folder}/{name}")
+                progress.advance(1, name)
+    record = _record(config, destination.uri(folder), manifest, content, reason=None)
+    _move_alias(config, destination, record)
+    return record
+
+
+def _refuse(
+    config: PublishModelConfig,
+    destination: Destination,
+    manifest: Manifest,
+    content: dict[str, Any],
+) -> Publication:
+    failed = [c for c in content["gate"]["conditions"] if not c["passed"]]
+    reason = "the gate refused: " + "; ".join(c["explanation"] for c in failed)
+    record = _record(config, None, manifest, content, reason=reason)
+    name = f"{config.name}/refused/{manifest.digest}.json"
+    current = destination.read(name)
+    destination.write(name, _text(record), current[1] if current else None)
+    return record
+
+
+def _record(
+    config: PublishModelConfig,
+    uri: str | None,
+    manifest: Manifest,
+    content: dict[str, Any],
+    *,
+    reason: str | None,
+) -> Publication:
+    return {
+        "published": uri is not None,
+        "name": config.name,
+        "uri": uri,
+        "reason": reason,
+        "digest": manifest.digest,
+        "gate": content["gate"],
+        "decided": datetime.now(UTC).isoformat(),
+    }
+
+
+def _move_alias(config: PublishModelConfig, destination: Destination, record: Publication) -> None:
+    """Point `latest.json` at the model, giving way to nobody and overwriting nobody unseen."""
+    name = f"{config.name}/latest.json"
+    for _ in range(config.max_alias_attempts):
+        current = destination.read(name)
+        if destination.write(name, _text(record), current[1] if current else None):
+            return
+    raise StorageError(
+        f"{destination.uri(name)}: others kept moving it during {config.max_alias_attempts} tries; "
+        f"the model is complete at {record['uri']}, run the stage again to move the alias"
+    )
+
+
+def _text(record: Publication) -> str:
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main(publish_model, PublishModelConfig))

@@ -1,0 +1,274 @@
+"""A thin layer over boto3: s3:// URIs in, verified files out, one clear line when it fails.
+
+Endpoint, region and credentials come from the standard environment variables alone
+(AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_SESSION_TOKEN), or from the role of the pod; never from a config.
+"""
+
+import base64
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config as BotoConfig
+from botocore.exceptions import ClientError
+
+from equilibrate_core.artifacts import MANIFEST, remove, sha256_file
+from equilibrate_core.errors import StorageError
+from equilibrate_core.records import digest
+from equilibrate_core.s3_errors import storage_errors
+from equilibrate_core.s3_uris import S3Uri, join_uri, parse_uri, relative_name
+
+MAX_ATTEMPTS = 5
+"""Tries a request gets before its error counts; AWS_MAX_ATTEMPTS overrides it."""
+SETTINGS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_MAX_ATTEMPTS",
+)
+
+
+@dataclass(frozen=True)
+class S3Object:
+    """One object found under a URI; `name` is its path below that URI."""
+
+    uri: S3Uri
+    name: str
+    num_bytes: int
+    etag: str
+
+
+def connect(environment: Mapping[str, str] | None = None) -> Any:
+    """A boto3 S3 client for the given environment variables (default: the process's own)."""
+    values = os.environ if environment is None else environment
+    return _client(tuple(values.get(name) or None for name in SETTINGS))
+
+
+def create_bucket(uri: str) -> None:
+    """Create the bucket of a URI unless this key already owns it."""
+    target = parse_uri(uri)
+    with storage_errors(uri):
+        try:
+            connect().create_bucket(Bucket=target.bucket)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "BucketAlreadyOwnedByYou":
+                raise
+
+
+def list_objects(uri: str) -> list[S3Object]:
+    """The object at a URI, or all objects below it as a folder, sorted by name.
+
+    Raises StorageError when there is none, or when a key tries to leave the folder.
+    """
+    target = parse_uri(uri)
+    with storage_errors(uri):
+        if target.key and not target.key.endswith("/"):
+            head = _head(target, absent_ok=True)
+            if head is not None:
+                name = target.key.rsplit("/", 1)[-1]
+                return [S3Object(target, name, head["ContentLength"], head["ETag"].strip('"'))]
+        found = sorted(_walk(target), key=lambda item: item.name)
+    if not found:
+        raise StorageError(f"{uri}: nothing there, neither an object nor a folder; check the key")
+    return found
+
+
+def exists(uri: str) -> bool:
+    """Whether an object lies at exactly this URI."""
+    with storage_errors(uri):
+        return _head(parse_uri(uri), absent_ok=True) is not None
+
+
+def content_digest(uri: str) -> str:
+    """What changes when the content at a URI does: version id, else ETag, size and key.
+
+    A folder's is the digest over all its objects.
+    """
+    objects = list_objects(uri)
+    if len(objects) == 1 and objects[0].uri == parse_uri(uri):
+        with storage_errors(uri):
+            head = _head(objects[0].uri)
+        if head.get("VersionId", "null") != "null":
+            return f"version:{head['VersionId']}"
+    parts = [[item.uri.key, item.etag, item.num_bytes] for item in objects]
+    return f"etags:{digest(parts)}"
+
+
+def download_file(uri: str, path: Path) -> None:
+    """Download one object and check it against the SHA-256 stored with it, or its size."""
+    source = parse_uri(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(uri):
+        head = _head(source)
+        connect().download_file(source.bucket, source.key, str(path))
+    try:
+        _check_content(uri, head, path)
+    except StorageError:
+        remove(path)
+        raise
+
+
+def download_folder(uri: str, folder: Path) -> list[Path]:
+    """Download what lies at or below a URI into a folder; returns the files, sorted by name."""
+    files: list[Path] = []
+    for item in list_objects(uri):
+        path = folder / item.name
+        try:
+            download_file(str(item.uri), path)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise StorageError(
+                f"{item.uri}: its name is a file and a folder at once; rename one of the objects"
+            ) from error
+        files.append(path)
+    return files
+
+
+def upload_file(path: Path, uri: str) -> None:
+    """Upload a file with its SHA-256 and verify what the store then reports."""
+    target = parse_uri(uri)
+    checks = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": sha256_file(path)}}
+    with storage_errors(uri):
+        connect().upload_file(str(path), target.bucket, target.key, ExtraArgs=checks)
+        head = _head(target)
+    _check_content(uri, head, path)
+
+
+def upload_folder(folder: Path, uri: str) -> list[str]:
+    """Upload every file of a folder below a URI, its manifest last; returns their URIs."""
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    if not names:
+        raise StorageError(f"{folder}: nothing to upload to {uri}: no such folder, or it is empty")
+    uris: list[str] = []
+    for name in sorted(names, key=lambda name: (name == MANIFEST, name)):
+        uris.append(join_uri(uri, name))
+        upload_file(folder / name, uris[-1])
+    return uris
+
+
+def read_object(uri: str) -> tuple[bytes, str]:
+    """Content and ETag of a small object."""
+    source = parse_uri(uri)
+    with storage_errors(uri):
+        reply = connect().get_object(Bucket=source.bucket, Key=source.key)
+        return reply["Body"].read(), reply["ETag"]
+
+
+def put_if_absent(uri: str, content: bytes) -> str | None:
+    """Write an object nobody has written yet; its ETag, or None when someone had."""
+    return _put_on_condition(uri, content, {"IfNoneMatch": "*"})
+
+
+def replace_if_match(uri: str, content: bytes, etag: str) -> str | None:
+    """Replace the object that still has `etag`; the new ETag, or None when it changed."""
+    return _put_on_condition(uri, content, {"IfMatch": etag})
+
+
+@lru_cache(maxsize=8)
+def _client(settings: tuple[str | None, ...]) -> Any:
+    known = dict(zip(SETTINGS, settings, strict=True))
+    endpoint = known["AWS_ENDPOINT_URL_S3"] or known["AWS_ENDPOINT_URL"]
+    attempts = int(known["AWS_MAX_ATTEMPTS"] or MAX_ATTEMPTS)
+    on_loopback = urlsplit(endpoint or "").hostname in ("127.0.0.1", "localhost")
+    with storage_errors(endpoint or "s3://"):
+        return boto3.Session().client(
+            "s3",
+            endpoint_url=endpoint,
+            # boto3 itself reads AWS_DEFAULT_REGION only, pods are given AWS_REGION.
+            region_name=known["AWS_REGION"] or known["AWS_DEFAULT_REGION"] or "us-east-1",
+            aws_access_key_id=known["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=known["AWS_SECRET_ACCESS_KEY"],
+            aws_session_token=known["AWS_SESSION_TOKEN"],
+            config=BotoConfig(
+                retries={"mode": "standard", "total_max_attempts": attempts},
+                connect_timeout=5,
+                proxies={} if on_loopback else None,  # no proxy leads to this machine
+                # Stores behind an own endpoint rarely have a host name for every bucket.
+                s3={"addressing_style": "path" if endpoint else "auto"},
+            ),
+        )
+
+
+def _head(target: S3Uri, *, absent_ok: bool = False) -> Any:
+    try:
+        return connect().head_object(Bucket=target.bucket, Key=target.key, ChecksumMode="ENABLED")
+    except ClientError as error:
+        # A HEAD has no body, so 403 and 404 do not say why: this listing does, by raising.
+        connect().list_objects_v2(Bucket=target.bucket, Prefix=target.key, MaxKeys=1)
+        if absent_ok and error.response["Error"]["Code"] == "404":
+            return None
+        raise
+
+
+def _walk(target: S3Uri) -> Iterator[S3Object]:
+    prefix = f"{target.key.rstrip('/')}/" if target.key else ""
+    pages = connect().get_paginator("list_objects_v2").paginate(Bucket=target.bucket, Prefix=prefix)
+    for page in pages:
+        for item in page.get("Contents", ()):
+            key = str(item["Key"])
+            if key.endswith("/") and not item["Size"]:
+                continue  # a folder marker, which consoles create
+            name = relative_name(prefix, key)
+            etag = str(item["ETag"]).strip('"')
+            yield S3Object(S3Uri(target.bucket, key), name, int(item["Size"]), etag)
+
+
+def _check_content(uri: str, head: Any, path: Path) -> None:
+    if head["ContentLength"] != path.stat().st_size:
+        raise StorageError(
+            f"{uri}: has {head['ContentLength']} bytes but {path.name} has {path.stat().st_size}; "
+            "the transfer was cut short or the object changed meanwhile: try again"
+        )
+    actual = sha256_file(path)
+    checksum = str(head.get("ChecksumSHA256", ""))
+    # "…-N" is a checksum of parts' checksums, which says nothing about the file as a whole.
+    whole = "" if "-" in checksum else base64.b64decode(checksum).hex()
+    for expected in filter(None, (head.get("Metadata", {}).get("sha256"), whole)):
+        if expected != actual:
+            raise StorageError(
+                f"{uri}: SHA-256 is {actual}, but {expected} is stored with the object; "
+                "it was altered: write it again"
+            )
+
+
+def _put_on_condition(uri: str, content: bytes, condition: dict[str, str]) -> str | None:
+    target = parse_uri(uri)
+    write_id = uuid.uuid4().hex
+    with storage_errors(uri):
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                reply = connect().put_object(
+                    Bucket=target.bucket,
+                    Key=target.key,
+                    Body=content,
+                    ChecksumAlgorithm="SHA256",
+                    Metadata={
+                        "sha256": hashlib.sha256(content).hexdigest(),
+                        "write-id": write_id,
+                    },
+                    **condition,
+                )
+                return reply["ETag"]
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code == "ConditionalRequestConflict":
+                    continue  # another write is in flight: S3 asks to try again
+                if code not in ("PreconditionFailed", "412", "NoSuchKey"):
+                    raise
+                # A retry after a lost reply finds its own first write and must not disown it.
+                head = _head(target, absent_ok=True)
+                if head is not None and head["Metadata"].get("write-id") == write_id:
+                    return head["ETag"]
+                return None
+    raise StorageError(f"{uri}: other writers kept getting in between; try again later")
