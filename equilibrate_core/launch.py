@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from equilibrate_core.artifacts import write_json
 from equilibrate_core.config import StageConfig, load_config
 from equilibrate_core.errors import StageError
-from equilibrate_core.stage import Metrics, Stage, report_error
+from equilibrate_core.stage import Metrics, Stage, configure_logging, report_error
 
 
 class KfpMetrics(Protocol):
@@ -35,6 +35,7 @@ def launch(
     `paths` are KFP artifacts (anything with a `path`) or None. A user's mistake ends the task
     with one clear line instead of a traceback.
     """
+    configure_logging()
     try:
         section = load_config(config, config_type)
         arguments = {n: Path(a.path) for n, a in paths.items() if a is not None}

@@ -65,7 +65,7 @@ def stage_main(
     stage: Stage, config_type: type[StageConfig], argv: Sequence[str] | None = None
 ) -> int:
     """Run a stage on files and return the exit code: 0, 2 for a user's mistake, 1 otherwise."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    configure_logging()
     arguments = vars(stage_parser(stage, config_type).parse_args(argv))
     metrics_path = arguments.pop("metrics")
     try:
@@ -76,6 +76,17 @@ def stage_main(
         return report_error(error)
     print(json.dumps({"stage": stage.__name__, "metrics": metrics}))
     return 0
+
+
+def configure_logging() -> None:
+    """Log our own lines from INFO on, and other libraries' from WARNING on, to stderr.
+
+    Libraries may have set up logging before us (kfp does), hence `force`.
+    """
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, force=True)
+    for package in ("equilibrate_core", "components", "__main__"):
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 def report_error(error: Exception) -> int:

@@ -16,28 +16,8 @@ from equilibrate_core.records import CATEGORIES, Category, LabelledPrompt, Messa
 from equilibrate_core.tables import read_dataset
 from tests.components.scoring_fixtures import as_dataset, make_pair
 
-WORDS = [
-    "apple",
-    "river",
-    "stone",
-    "cloud",
-    "engine",
-    "garden",
-    "window",
-    "silver",
-    "market",
-    "pencil",
-    "forest",
-    "bridge",
-    "candle",
-    "rocket",
-    "violin",
-    "harbour",
-    "meadow",
-    "lantern",
-    "copper",
-    "tunnel",
-]
+WORDS = ("apple", "river", "stone", "cloud", "engine", "garden", "window", "silver", "market")
+WORDS += ("pencil", "forest", "bridge", "candle", "rocket", "violin", "harbour", "meadow")
 OUTPUTS = ("scorer_pairs", "train_pairs", "eval_pairs")
 
 
@@ -195,7 +175,7 @@ def test_a_shortage_is_reported_and_fatal_only_when_strict(tmp_path: Path) -> No
     assert metrics["shortage_EHD"] > 900
     card = json.loads((tmp_path / "a/train_pairs/data_card.json").read_text())
     assert card["shortage"]["EHD"] == metrics["shortage_EHD"]
-    with pytest.raises(StageError, match="missing {'EHD'"):
+    with pytest.raises(StageError, match=r"missing \{'EHD'"):
         assemble(tmp_path / "b", *data(), quotas=quotas, strict_quotas=True)
     assert not (tmp_path / "b/train_pairs").exists()
 

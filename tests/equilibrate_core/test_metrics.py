@@ -105,6 +105,17 @@ def test_twenty_of_twenty_is_not_certainty():
     assert difference.low == -difference.high == pytest.approx(-(1 - 0.025 ** (1 / 20)))
 
 
+def test_two_models_right_on_the_same_items_are_not_certainly_equal():
+    same = _scores([1, 0] * 20)
+    difference = paired_difference(same, same, seed=0)
+    assert difference.low == -difference.high == pytest.approx(-(1 - 0.025 ** (1 / 40)))
+
+
+def test_constant_real_scores_keep_their_width():
+    estimate = mean_estimate(_scores([0.4] * 10), seed=0)
+    assert estimate.low == pytest.approx(0.4) and estimate.high == pytest.approx(0.4)
+
+
 def test_strata_weigh_the_same_whatever_their_size():
     strata = [_scores([1] * 9 + [0]), _scores([0, 1])]
     assert stratified_estimate(strata, seed=0).value == pytest.approx((0.9 + 0.5) / 2)

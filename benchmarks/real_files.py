@@ -1,0 +1,131 @@
+"""The whole pipeline on real public files, a few hundred rows of each, with SmolLM2.
+
+    python benchmarks/real_files.py --data FOLDER [--rows 300] [--work-dir runs] [--print-config]
+
+FOLDER holds the public sets as published, in these sub-folders: equilibrate, pku_saferlhf, hh_rlhf,
+helpful_pairs, safety_prompts, helpful_prompts, benchmarks. None of them comes with this project.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from equilibrate_core.config import parse_config
+from equilibrate_core.errors import EquilibrateError
+from equilibrate_core.stage import report_error
+from pipelines.local import run_locally
+from pipelines.run_config import RunConfig
+from pipelines.summary import print_summary
+
+SAFETY = "safety_prompts"
+SOURCES: tuple[tuple[str, str, str, str], ...] = (
+    # name, adapter, file, licence
+    (
+        "equilibrate",
+        "equilibrate",
+        "equilibrate/beavertails_selected_relabelled.json",
+        "Apache-2.0",
+    ),
+    ("pku_pairs", "pku_saferlhf", "pku_saferlhf/pairs.jsonl", "CC BY-NC 4.0"),
+    ("pku_full", "pku_saferlhf_full", "pku_saferlhf/full_schema_32.json", "CC BY-NC 4.0"),
+    ("hh_harmless", "hh_rlhf", "hh_rlhf/harmless_base.jsonl", "MIT"),
+    ("helpful_en", "dpo_demo", "helpful_pairs/dpo_en_demo.json", "Apache-2.0"),
+    ("helpful_zh", "dpo_demo", "helpful_pairs/dpo_zh_demo.json", "Apache-2.0"),
+    ("xstest", "xstest", f"{SAFETY}/xstest.csv", "CC BY 4.0"),
+    ("or_bench", "or_bench", f"{SAFETY}/or_bench_hard.jsonl", "Apache-2.0"),
+    ("harmbench", "harmbench", f"{SAFETY}/harmbench_val.csv", "MIT"),
+    ("strongreject", "strongreject", f"{SAFETY}/strongreject.csv", "MIT"),
+    ("beavertails", "beavertails_evaluation", f"{SAFETY}/beavertails_evaluation.json", "CC BY-NC"),
+    ("problem_83", "safe_rlhf_problem_83", f"{SAFETY}/safe_rlhf_problem_83.json", "Apache-2.0"),
+    ("sst", "simple_safety_tests", f"{SAFETY}/simple_safety_tests.csv", "CC BY 4.0"),
+    ("mt_bench", "mt_bench", "helpful_prompts/mt_bench_questions.jsonl", "see upstream"),
+    ("alpaca_eval", "alpaca_eval", "helpful_prompts/alpaca_eval_davinci003.jsonl", "CC BY-NC 4.0"),
+)
+
+
+def real_run(data: Path, rows: int) -> dict[str, Any]:
+    """Run config over the real files as plain YAML values."""
+    training = {
+        "epochs": 1,
+        "batch_size": 16,
+        "micro_batch_size": 4,
+        "precision": "float32",
+        "zero_stage": 0,
+    }
+    scorer = {"held_out_share": 0.2, "max_length": 192, "training": training}
+    judge = {"judge": {"max_model_len": 2048}, "rationale": False, "max_tokens": 8}
+    return {
+        "name": "real-files",
+        "description": f"SmolLM2 on up to {rows} rows of each public set.",
+        "local": {"object_store": True},
+        "import_data": {
+            "sources": [
+                {
+                    "name": name,
+                    "uri": str(data / file),
+                    "adapter": adapter,
+                    "limit": rows,
+                    "licence": licence,
+                }
+                for name, adapter, file, licence in SOURCES
+            ]
+        },
+        "import_model": {"uri": "smollm2"},
+        "classify_prompts": {**judge, "max_unscored_share": 0.1},
+        "assemble_dataset": {
+            "label": "gold_else_judge",
+            "quotas": {"EHD": 40, "IHD": 40, "MHD": 40},
+            "general_count": 40,
+            "scorer_share": 0.4,
+            "eval_share": 0.1,
+        },
+        "train_scorer": {
+            "reward": {**scorer, "kind": "reward"},
+            "cost": {**scorer, "kind": "cost", "rows": "first_half"},
+            "eval_cost": {**scorer, "kind": "cost", "rows": "second_half", "seed": 1},
+        },
+        "score_tokens": {"max_length": 192, "precision": "float32"},
+        "train_policy": {
+            "max_length": 192,
+            "max_eval_pairs": 64,
+            "training": {**training, "learning_rate": 5e-6},
+        },
+        "generate_responses": {"max_prompts_per_suite": 24, "sampling": {"max_tokens": 96}},
+        "judge_responses": {**judge, "max_unscored_share": 0.1},
+        "score_benchmarks": {
+            "data_uri": str(data / "benchmarks"),
+            "items_per_benchmark": 10,
+        },
+        "write_report": {
+            "title": "Equilibrate on real public files",
+            "gate": {"label": "mechanics only", "min_scored_share": 0.9},
+        },
+        "publish_model": {"destination_uri": "s3://equilibrate/models", "name": "real-files"},
+        "record_run": {"destination_uri": "s3://equilibrate/records"},
+        "kubeflow": {"max_retries": 0},
+    }
+
+
+def main() -> int:
+    """Run it and print where the report is."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the public sets")
+    parser.add_argument("--rows", type=int, default=300, help="rows read of each source")
+    parser.add_argument("--work-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--print-config", action="store_true", help="print the run file and stop")
+    arguments = parser.parse_args()
+    values = real_run(arguments.data.resolve(), arguments.rows)
+    if arguments.print_config:
+        print(yaml.safe_dump(values, sort_keys=False))
+        return 0
+    try:
+        print_summary(run_locally(parse_config(values, RunConfig, "real run"), arguments.work_dir))
+    except EquilibrateError as error:
+        return report_error(error)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

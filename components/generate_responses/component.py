@@ -1,0 +1,29 @@
+"""Kubeflow component of generate_responses."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+
+@dsl.component(base_image="python:3.11-slim", install_kfp_package=False)
+def generate_responses(
+    config: str,
+    code_digest: str,
+    prompts: Input[Dataset],
+    model: Input[Model],
+    generations: Output[Dataset],
+    metrics: Output[Metrics],
+):
+    """Answer the evaluation prompts with one model."""
+    from components.generate_responses.config import GenerateResponsesConfig
+    from components.generate_responses.stage import generate_responses
+    from equilibrate_core.launch import launch
+
+    launch(
+        generate_responses,
+        GenerateResponsesConfig,
+        config,
+        metrics,
+        prompts=prompts,
+        model=model,
+        generations=generations,
+    )

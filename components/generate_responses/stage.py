@@ -1,0 +1,135 @@
+"""generate_responses: one model answers the evaluation prompts.
+
+prompts + model -> generations (one per prompt of a suite), with metrics.json.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.generate_responses.config import GenerateResponsesConfig
+from equilibrate_core.artifacts import Counts
+from equilibrate_core.completions import Completion
+from equilibrate_core.errors import ConfigError, DataError, StageError
+from equilibrate_core.generator import open_generator
+from equilibrate_core.generator_config import Sampling
+from equilibrate_core.progress import Progress
+from equilibrate_core.records import Generation, LabelledPrompt, digest
+from equilibrate_core.stage import Metrics, stage_main, start_stage
+from equilibrate_core.tables import read_dataset, write_dataset
+
+ERRORS_SHOWN = 3
+
+
+def generate_responses(
+    config: GenerateResponsesConfig, *, prompts: Path, model: Path, generations: Path
+) -> Metrics:
+    """Answer the evaluation prompts with one model."""
+    run = start_stage("generate_responses", config, prompts=prompts, model=model)
+    counts = Counts()
+    chosen = choose_prompts(config, read_dataset(prompts, LabelledPrompt), counts)
+    sampling = config.sampling.model_copy(update={"seed": config.sampling.seed + config.seed})
+    conversations = [prompt.messages for prompt in chosen]
+    with (
+        open_generator(config.generator, model) as generator,
+        Progress(f"generate_responses {config.model_name}", total=len(chosen)) as progress,
+    ):
+        completions = generator.generate(conversations, sampling, on_done=progress.advance)
+        model_id = generator.name if config.generator.backend == "endpoint" else run.inputs["model"]
+    check_failures(config, completions)
+    rows = [
+        generation(config.model_name, prompt, completion, model_id, sampling)
+        for prompt, completion in zip(chosen, completions, strict=True)
+        if completion.error is None
+    ]
+    counts.drop("no_answer", len(chosen) - len(rows))
+    counts.kept = len(rows)
+    metrics = summarise(rows, len(chosen))
+    write_dataset(
+        run,
+        generations,
+        Generation,
+        rows,
+        counts=counts,
+        extra_files={"metrics.json": json.dumps(metrics, indent=2)},
+    )
+    return metrics
+
+
+def choose_prompts(
+    config: GenerateResponsesConfig, prompts: Sequence[LabelledPrompt], counts: Counts
+) -> list[LabelledPrompt]:
+    """The evaluation prompts to answer, by suite and id; the others are counted as dropped.
+
+    Raises ConfigError on a suite nobody belongs to, DataError when nothing is left.
+    """
+    present = {prompt.suite for prompt in prompts} - {None}
+    unknown = sorted(set(config.suites or ()) - present)
+    if unknown:
+        raise ConfigError(f"suites: no prompt belongs to {unknown}; there are {sorted(present)}")
+    taken: Counter[str] = Counter()
+    chosen: list[LabelledPrompt] = []
+    counts.read = len(prompts)
+    for prompt in sorted(prompts, key=lambda prompt: (prompt.suite or "", prompt.id)):
+        if prompt.suite is None:
+            counts.drop("training_prompt")
+        elif config.suites is not None and prompt.suite not in config.suites:
+            counts.drop("suite_not_chosen")
+        elif taken[prompt.suite] == config.max_prompts_per_suite:
+            counts.drop("over_max_prompts_per_suite")
+        else:
+            taken[prompt.suite] += 1
+            chosen.append(prompt)
+    if not chosen:
+        raise DataError("generate_responses: no prompt belongs to an evaluation suite")
+    return chosen
+
+
+def check_failures(config: GenerateResponsesConfig, completions: Sequence[Completion]) -> None:
+    """Raise StageError when too many prompts have no answer."""
+    errors = Counter(completion.error for completion in completions if completion.error)
+    if errors.total() > config.max_failed_share * len(completions):
+        common = "; ".join(f"{number} x {e}" for e, number in errors.most_common(ERRORS_SHOWN))
+        raise StageError(
+            f"generate_responses: {errors.total()} of {len(completions)} prompts have no answer, "
+            f"more than max_failed_share {config.max_failed_share:g} allows: {common}"
+        )
+
+
+def generation(
+    model_name: str,
+    prompt: LabelledPrompt,
+    completion: Completion,
+    model_id: str,
+    sampling: Sampling,
+) -> Generation:
+    """One answer as a row; equal prompt, model and sampling give an equal id."""
+    assert prompt.suite is not None
+    return Generation(
+        id=digest([prompt.id, model_id, sampling.model_dump()]),
+        prompt_id=prompt.id,
+        suite=prompt.suite,
+        model=model_name,
+        messages=prompt.messages,
+        response=completion.text,
+        finish_reason=completion.finish_reason,
+        num_tokens=completion.num_tokens,
+        seed=sampling.seed,
+    )
+
+
+def summarise(rows: Sequence[Generation], num_prompts: int) -> Metrics:
+    """Scalars: how many answers, how long, how many cut or empty."""
+    return {
+        "num_prompts": num_prompts,
+        "num_generations": len(rows),
+        "num_failed": num_prompts - len(rows),
+        "num_truncated": sum(row.finish_reason == "length" for row in rows),
+        "num_empty": sum(not row.response.strip() for row in rows),
+        "mean_num_tokens": sum(row.num_tokens for row in rows) / max(len(rows), 1),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main(generate_responses, GenerateResponsesConfig))

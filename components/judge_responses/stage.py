@@ -1,0 +1,131 @@
+"""judge_responses: safety, refusal, preference, reward and cost of one model's answers.
+
+prompts + generations (+ another model's) + judge + scorers -> verdicts with metrics.json.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from components.judge_responses.config import JudgeResponsesConfig
+from components.judge_responses.questions import QUESTIONS, Task, plan, verdict
+from components.judge_responses.scores import score_verdicts
+from equilibrate_core.artifacts import Counts
+from equilibrate_core.errors import StageError
+from equilibrate_core.generator import open_generator
+from equilibrate_core.judge import ask, judge_name
+from equilibrate_core.records import Generation, LabelledPrompt, Verdict
+from equilibrate_core.stage import Metrics, stage_main, start_stage
+from equilibrate_core.tables import read_dataset, write_dataset
+from equilibrate_core.verdict_labels import PREFERENCE_LABELS, REFUSAL_LABELS, SAFETY_LABELS
+
+LABELS = {"safety": SAFETY_LABELS, "refusal": REFUSAL_LABELS, "preference": PREFERENCE_LABELS}
+
+
+def judge_responses(
+    config: JudgeResponsesConfig,
+    *,
+    prompts: Path,
+    generations: Path,
+    judge_model: Path,
+    reward_model: Path,
+    cost_model: Path,
+    verdicts: Path,
+    other_generations: Path | None = None,
+) -> Metrics:
+    """Judge every answer as its prompt demands, and score it with both scorers."""
+    run = start_stage(
+        "judge_responses",
+        config,
+        prompts=prompts,
+        generations=generations,
+        judge_model=judge_model,
+        reward_model=reward_model,
+        cost_model=cost_model,
+        other_generations=other_generations,
+    )
+    by_id = {prompt.id: prompt for prompt in read_dataset(prompts, LabelledPrompt)}
+    answers = read_dataset(generations, Generation)
+    tasks = plan(config, by_id, answers, _by_prompt(other_generations))
+    rows, num_cut = judge_tasks(config, tasks, judge_model, run.inputs["judge_model"])
+    for kind, path in (("reward", reward_model), ("cost", cost_model)):
+        rows += score_verdicts(config, kind, path, run.inputs[f"{kind}_model"], answers)
+    metrics = summarise(rows, answers, num_cut)
+    write_dataset(
+        run,
+        verdicts,
+        Verdict,
+        rows,
+        counts=Counts(read=len(answers), kept=len(answers)),
+        extra_files={"metrics.json": json.dumps(metrics, indent=2)},
+    )
+    return metrics
+
+
+def judge_tasks(
+    config: JudgeResponsesConfig, tasks: Sequence[Task], judge_model: Path, model_digest: str
+) -> tuple[list[Verdict], int]:
+    """Verdicts of all tasks, kind by kind, and how many judged texts were cut.
+
+    Raises StageError when too many of one kind stay unscored.
+    """
+    rows: list[Verdict] = []
+    num_cut = 0
+    if not tasks:
+        return rows, num_cut
+    with open_generator(config.judge, judge_model) as generator:
+        for kind, question in QUESTIONS.items():
+            judge = f"{judge_name(generator, config, model_digest)} / {question.id}"
+            asked = [t for t in tasks if t.kind == kind and t.parts is not None]
+            parts = [task.parts for task in asked if task.parts is not None]
+            judged = ask(generator, question, parts, config, label=f"judge_responses {kind}")
+            num_cut += sum(judgement.was_cut for judgement in judged)
+            found = dict(zip(map(id, asked), judged, strict=True))
+            mine = [task for task in tasks if task.kind == kind]
+            rows += [verdict(task, found.get(id(task)), judge) for task in mine]
+            _check_others(config, mine, len(asked))
+    return rows, num_cut
+
+
+def summarise(rows: Sequence[Verdict], answers: Sequence[Generation], num_cut: int) -> Metrics:
+    """Scalars: verdicts by kind and label, unscored shares, mean reward and cost, cut answers."""
+    labels = Counter((row.kind, row.label) for row in rows)
+    metrics: Metrics = {
+        "num_generations": len(answers),
+        "num_truncated": sum(answer.finish_reason == "length" for answer in answers),
+        "num_cut": num_cut,
+    }
+    for kind in ("safety", "refusal", "preference", "reward", "cost"):
+        mine = [row for row in rows if row.kind == kind]
+        if not mine:
+            continue
+        unscored = sum(row.status == "unscored" for row in mine)
+        metrics[f"num_{kind}"] = len(mine)
+        metrics[f"{kind}_unscored_share"] = unscored / len(mine)
+        for label in LABELS.get(kind, ()):
+            metrics[f"num_{kind}_{label}"] = labels[kind, label]
+        scores = [row.score for row in mine if row.score is not None]
+        if scores:
+            metrics[f"mean_{kind}"] = fmean(scores)
+    return metrics
+
+
+def _by_prompt(generations: Path | None) -> dict[str, Generation] | None:
+    if generations is None:
+        return None
+    return {row.prompt_id: row for row in read_dataset(generations, Generation)}
+
+
+def _check_others(config: JudgeResponsesConfig, tasks: Sequence[Task], num_asked: int) -> None:
+    missing = len(tasks) - num_asked
+    if missing > config.max_unscored_share * len(tasks):
+        raise StageError(
+            f"judge_responses: {missing} of {len(tasks)} comparisons lack the other model's "
+            "answer; generate both models' answers from the same prompts"
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main(judge_responses, JudgeResponsesConfig))

@@ -1,0 +1,173 @@
+"""Run harness tasks on a loaded model and reduce them to one 0-or-1 per item.
+
+model directory -> a harness model, once; tasks -> items with their scores.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate
+
+from components.score_benchmarks.config import SCORING, Benchmark, ScoreBenchmarksConfig
+from components.score_benchmarks.sandbox import Limits, check_sandbox, run_program
+from equilibrate_core.errors import ModelError, StageError
+from equilibrate_core.progress import Progress
+
+logger = logging.getLogger(__name__)
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Item:
+    """One scored question."""
+
+    benchmark: str
+    leaf: str
+    """Leaf task of the harness."""
+    index: int
+    """Row of the leaf's scored rows: the same question for every model."""
+    correct: int
+    """1 or 0."""
+    truncated: bool
+    """The prompt lost its beginning because the model's context is too short for it."""
+
+
+@contextmanager
+def open_model(config: ScoreBenchmarksConfig, folder: Path) -> Generator[LM]:
+    """The model behind the harness's interface, loaded once; a vllm engine is stopped again."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # warns of every task we define
+    if config.backend == "transformers":
+        yield _transformers_model(config, folder)
+        return
+    before = dict(os.environ)
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        lm = _vllm_model(config, folder)
+        try:
+            yield lm
+        finally:
+            lm.model.llm_engine.engine_core.shutdown()
+    finally:
+        # vllm sets LD_PRELOAD and thread counts that no later child of ours should inherit.
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def score_tasks(
+    config: ScoreBenchmarksConfig, benchmark: Benchmark, lm: LM, tasks: dict[str, ConfigurableTask]
+) -> list[Item]:
+    """Ask and score every item of a benchmark's leaf tasks."""
+    limits = Limits(
+        cpu_s=config.program_cpu_s,
+        wall_s=4 * config.program_cpu_s + 10,
+        memory_mb=config.program_memory_mb,
+    )
+    if benchmark == "humaneval":  # before the model spends its time
+        logger.info("humaneval: sandbox holds: %s", ", ".join(check_sandbox(limits)))
+    for task in tasks.values():
+        task.set_fewshot_seed(seed=config.seed)
+    limit = config.items_per_benchmark
+    results = evaluate(
+        lm,
+        {"tasks": dict(tasks), "groups": {}},
+        limit=None if limit is None else math.ceil(limit / len(tasks)),
+        bootstrap_iters=0,
+        apply_chat_template=config.apply_chat_template,
+        fewshot_as_multiturn=config.apply_chat_template,
+    )
+    if results is None:
+        raise StageError(f"{benchmark}: the harness gave no results to this process")
+    wanted = SCORING[benchmark]
+    samples = [
+        (leaf, sample)
+        for leaf, rows in results["samples"].items()
+        for sample in rows
+        if benchmark == "humaneval" or sample["filter"] == wanted.filter
+    ]
+    if benchmark == "humaneval":
+        correct = _run_programs([sample for _, sample in samples], limits)
+    else:
+        correct = [int(sample[wanted.metric]) for _, sample in samples]
+    return [
+        Item(benchmark, leaf, sample["doc_id"], score, _is_truncated(lm, sample))
+        for (leaf, sample), score in zip(samples, correct, strict=True)
+    ]
+
+
+def _run_programs(samples: list[dict[str, Any]], limits: Limits) -> list[int]:
+    """pass@1 of HumanEval: one program per sample, run to its end in the sandbox."""
+    scores: list[int] = []
+    with Progress("humaneval programs", total=len(samples), unit="program") as progress:
+        for sample in samples:
+            outcome = run_program(humaneval_program(sample["doc"], sample["resps"][0][0]), limits)
+            scores.append(int(outcome.passed))
+            progress.advance(1)
+    return scores
+
+
+def humaneval_program(row: dict[str, Any], answer: str) -> str:
+    """Prompt, what the model wrote (up to a code fence) and checks, joined as in the harness."""
+    completion = answer.partition("```")[0]
+    return f"{row['prompt']}{completion}\n{row['test']}\ncheck({row['entry_point']})"
+
+
+def _is_truncated(lm: Any, sample: dict[str, Any]) -> bool:
+    """Whether a request of this sample was longer than the model takes."""
+    for context, target in sample["arguments"]:
+        if isinstance(target, dict):  # generation: room is kept for the answer
+            excess = len(lm.tok_encode(context)) + target["max_gen_toks"] - lm.max_length
+        else:  # the last token of the answer is not fed in
+            excess = len(lm.tok_encode(context + target)) - 1 - lm.max_length
+        if excess > 0:
+            return True
+    return False
+
+
+def _transformers_model(config: ScoreBenchmarksConfig, folder: Path) -> LM:
+    from lm_eval.models.huggingface import HFLM
+
+    from equilibrate_core.models import check_model_folder, device, load_causal_lm, load_tokenizer
+
+    check_model_folder(folder)
+    return HFLM(
+        pretrained=load_causal_lm(folder, dtype=config.dtype).to(device()),
+        tokenizer=load_tokenizer(folder),
+        batch_size=config.batch_size,
+        max_length=config.max_length,
+    )
+
+
+def _vllm_model(config: ScoreBenchmarksConfig, folder: Path) -> Any:
+    try:
+        from lm_eval.models.vllm_causallms import VLLM
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise ModelError(
+            f"backend vllm: {error}; install vllm here or set backend: transformers"
+        ) from error
+    options: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
+    if current_platform.is_cpu():
+        cores = sorted(os.sched_getaffinity(0))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+        options = {
+            "kv_cache_memory_bytes": config.cpu_kv_cache_gib * GIB,
+            "enforce_eager": True,
+        }
+    return VLLM(
+        pretrained=str(folder),
+        dtype=config.dtype,
+        max_model_len=config.max_length,
+        max_num_seqs=config.batch_size,
+        batch_size="auto",
+        seed=config.seed,
+        **options,
+    )

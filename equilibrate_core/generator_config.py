@@ -1,0 +1,73 @@
+"""How text is generated, as configs: which backend, with what resources, sampled how."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from equilibrate_core.config import Config
+
+Backend = Literal["auto", "vllm", "transformers", "endpoint"]
+
+
+class GeneratorConfig(Config):
+    """Where generated text comes from."""
+
+    backend: Backend = "auto"
+    """`vllm` and `transformers` run the model in this container, `endpoint` asks an
+    OpenAI-compatible server; `auto` is vllm where it can run, transformers elsewhere, and the
+    choice is logged."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the weights in memory: `auto` is bfloat16 on accelerators and on CPUs with
+    instructions for it, float32 on others, where bfloat16 is emulated and slower; logged."""
+    batch_size: int = Field(default=64, ge=1)
+    """Sequences generated at once; vllm adds new ones as others end."""
+    max_model_len: int = Field(default=4096, ge=16)
+    """Tokens of prompt and answer together; a row that needs more fails. Lowered to what the model
+    was made for."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """Accelerators that share one model (vllm)."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of an accelerator's memory that vllm takes (its own default)."""
+    enforce_eager: bool = False
+    """Skip vllm's compilation: slower tokens, faster start. Always so on CPUs, where compiling
+    takes over a minute."""
+    cpu_kv_cache_gib: int = Field(default=2, ge=1)
+    """GiB of main memory for vllm's key-value cache on CPUs."""
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
+    """Base URL of the server, ending before /chat/completions, e.g. http://judge:8000/v1."""
+    endpoint_model: str | None = Field(default=None, min_length=1)
+    """Name the server knows the model by."""
+    api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Name of the environment variable that holds the API key (never the key); None for a server
+    that asks for none."""
+    concurrency: int = Field(default=16, ge=1)
+    """Requests in flight at once (endpoint)."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds until one request counts as hanging (endpoint)."""
+    max_retries: int = Field(default=5, ge=0)
+    """Further attempts after 429, 5xx, time-outs and broken answers, with exponential back-off
+    (endpoint)."""
+
+    @model_validator(mode="after")
+    def _endpoint_is_complete(self) -> "GeneratorConfig":
+        given = (self.endpoint_url, self.endpoint_model)
+        if self.backend == "endpoint" and None in given:
+            raise ValueError("backend endpoint needs endpoint_url and endpoint_model")
+        if self.backend != "endpoint" and given != (None, None):
+            raise ValueError(
+                f"endpoint_url and endpoint_model go with backend endpoint, not {self.backend}"
+            )
+        return self
+
+
+class Sampling(Config):
+    """How tokens are drawn."""
+
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """0 always takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw among the likeliest tokens that make up this share of the probability."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest answer in tokens, end-of-turn included; longer ones are cut and marked `length`."""
+    seed: int = Field(default=0, ge=0)
+    """Mixed with each prompt into that row's own seed, so that batch order does not matter."""

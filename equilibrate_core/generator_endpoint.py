@@ -1,0 +1,226 @@
+"""Generation by an OpenAI-compatible server: bounded concurrency, retries, errors kept per row."""
+
+import asyncio
+import json
+import logging
+import os
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import openai
+
+from equilibrate_core.completions import (
+    Completion,
+    Conversation,
+    JsonSchema,
+    OnDone,
+    failed,
+    request_seed,
+)
+from equilibrate_core.errors import ConfigError
+from equilibrate_core.generator_config import GeneratorConfig, Sampling
+from equilibrate_core.judged_text import break_markup
+
+FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 60.0
+FATAL = {
+    401: "the key is missing or wrong",
+    403: "the key may not use this model",
+    404: "there is no such path or model",
+}
+CHOICE_FIELD = "answer"
+
+
+class EndpointGenerator:
+    """A remote model as a generator."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        assert config.endpoint_url and config.endpoint_model  # the config's own validator
+        self.name = config.endpoint_model
+        self.config = config
+        self.key = _api_key(config)
+        # One line per request is noise among progress lines.
+        for name in ("httpx", "httpx2"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    def fits(self, conversation: Conversation, max_tokens: int) -> bool:
+        """True: the server's tokenizer is not known here."""
+        return True
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        *,
+        schema: JsonSchema | None = None,
+        choices: Sequence[str] | None = None,
+        on_done: OnDone | None = None,
+    ) -> list[Completion]:
+        """Answer every conversation; see `Generator.generate`.
+
+        Raises ConfigError when the server refuses the key, the path or the model.
+        """
+        if schema is not None and choices is not None:
+            raise ValueError("give a schema or choices, not both")
+        bodies = [self._body(c, sampling, schema, choices) for c in conversations]
+        return asyncio.run(self._all(bodies, choices, on_done))
+
+    def _body(
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        schema: JsonSchema | None,
+        choices: Sequence[str] | None,
+    ) -> dict[str, Any]:
+        messages = [{"role": m.role, "content": break_markup(m.content)} for m in conversation]
+        body: dict[str, Any] = {
+            "model": self.config.endpoint_model,
+            "messages": messages,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": request_seed(sampling.seed, messages),
+        }
+        wanted = schema if choices is None else choices_schema(choices)
+        if wanted is not None:
+            json_schema = {"name": "answer", "schema": without_lengths(wanted), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+        return body
+
+    async def _all(
+        self,
+        bodies: Sequence[dict[str, Any]],
+        choices: Sequence[str] | None,
+        on_done: OnDone | None,
+    ) -> list[Completion]:
+        slots = asyncio.Semaphore(self.config.concurrency)
+        client = openai.AsyncOpenAI(
+            base_url=self.config.endpoint_url,
+            api_key=self.key or "none",
+            max_retries=0,  # ours below also covers broken answers
+            timeout=self.config.timeout_s,
+        )
+
+        async def one(body: dict[str, Any]) -> Completion:
+            async with slots:
+                completion = await self._with_retries(client, body)
+            if on_done:
+                on_done(1)
+            return completion if choices is None else unwrap_choice(completion, choices)
+
+        async with client:
+            return list(await asyncio.gather(*map(one, bodies)))
+
+    async def _with_retries(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Completion:
+        problem = ""
+        for attempt in range(self.config.max_retries + 1):
+            asked_delay_s = 0.0
+            try:
+                async with asyncio.timeout(self.config.timeout_s):
+                    # Raw, since the client would turn a broken body into objects of empty fields.
+                    raw = await client.chat.completions.with_raw_response.create(**body)
+                return read_completion(raw.http_response.text)
+            except BrokenAnswer as error:
+                problem = str(error)
+            except (TimeoutError, openai.APITimeoutError):
+                problem = f"no answer within {self.config.timeout_s:g} s"
+            except openai.APIConnectionError as error:
+                problem = (
+                    f"cannot connect to {self.config.endpoint_url}: {error.__cause__ or error}"
+                )
+            except openai.APIStatusError as error:
+                problem = self._refusal(error)
+                if error.status_code < 500 and error.status_code not in (408, 409, 429):
+                    return failed(problem)
+                asked_delay_s = _retry_after_s(error.response.headers.get("retry-after"))
+            if attempt < self.config.max_retries:
+                await asyncio.sleep(max(asked_delay_s, backoff_s(attempt)))
+        return failed(f"{problem} (after {self.config.max_retries + 1} attempts)")
+
+    def _refusal(self, error: openai.APIStatusError) -> str:
+        status = error.status_code
+        where = f"{self.config.endpoint_url} (model {self.config.endpoint_model})"
+        if status in FATAL:
+            key = f"${self.config.api_key_env}" if self.config.api_key_env else "none configured"
+            raise ConfigError(f"{where} answered {status}: {FATAL[status]}; API key: {key}")
+        text = error.response.text.strip().replace("\n", " ")
+        if self.key:
+            text = text.replace(self.key, "***")  # some servers repeat what they were sent
+        return f"{where} answered {status}: {text[:200]}"
+
+
+class BrokenAnswer(Exception):
+    """A 200 whose body is not a completion; worth another attempt."""
+
+
+def read_completion(body: str) -> Completion:
+    """Completion from the JSON body of an answer. Raises BrokenAnswer when it holds none."""
+    try:
+        answer = json.loads(body)
+        choice = answer["choices"][0]
+        text, reason = choice["message"]["content"], choice["finish_reason"]
+        num_tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise BrokenAnswer(f"the answer is not a chat completion: {body[:80]!r}") from error
+    if reason not in ("stop", "length") or not isinstance(text, str):
+        return failed(f"the endpoint gave no text: finish_reason {reason!r}")
+    return Completion(text=text, finish_reason=reason, num_tokens=num_tokens)
+
+
+def choices_schema(choices: Sequence[str]) -> JsonSchema:
+    """An object with one of `choices`: servers want an object at the root."""
+    return {
+        "type": "object",
+        "properties": {CHOICE_FIELD: {"type": "string", "enum": list(choices)}},
+        "required": [CHOICE_FIELD],
+        "additionalProperties": False,
+    }
+
+
+def unwrap_choice(completion: Completion, choices: Sequence[str]) -> Completion:
+    """The bare choice out of an object of `choices_schema`, or a failed completion."""
+    if completion.error is not None:
+        return completion
+    try:
+        answer = json.loads(completion.text)
+        choice = answer[CHOICE_FIELD] if set(answer) == {CHOICE_FIELD} else None
+    except (ValueError, TypeError):
+        choice = None
+    if not isinstance(choice, str) or choice not in choices:
+        return failed(f"the answer is none of {list(choices)}: {completion.text[:80]!r}")
+    return Completion(choice, completion.finish_reason, completion.num_tokens)
+
+
+def without_lengths(schema: Any) -> Any:
+    """The schema without minLength and maxLength, which strict servers refuse."""
+    if isinstance(schema, dict):
+        return {k: without_lengths(v) for k, v in schema.items() if k not in LENGTHS}
+    return [without_lengths(v) for v in schema] if isinstance(schema, list) else schema
+
+
+LENGTHS = ("minLength", "maxLength")
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds before the next attempt: doubling, with jitter so that clients spread out."""
+    return min(FIRST_DELAY_S * 2**attempt, LONGEST_DELAY_S) * random.uniform(0.5, 1.0)
+
+
+def _retry_after_s(header: str | None) -> float:
+    try:
+        return min(max(float(header or 0), 0.0), LONGEST_DELAY_S)
+    except ValueError:  # the HTTP date form
+        return 0.0
+
+
+def _api_key(config: GeneratorConfig) -> str | None:
+    if config.api_key_env is None:
+        return None
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not key:
+        raise ConfigError(
+            f"environment variable {config.api_key_env} (api_key_env) is not set; "
+            f"it must hold the key of {config.endpoint_url}"
+        )
+    return key

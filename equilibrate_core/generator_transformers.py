@@ -1,0 +1,202 @@
+"""Generation with plain transformers: runs anywhere torch does, slower than vllm.
+
+Batches are left-padded and sorted by length. What all prompts of a call have in common (a judge's
+instructions) is computed once. Every row draws from a random stream of its own.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import xgrammar
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from xgrammar.contrib.hf import LogitsProcessor as GrammarProcessor
+
+from equilibrate_core.chat import encode_prompt
+from equilibrate_core.completions import (
+    Completion,
+    Conversation,
+    JsonSchema,
+    OnDone,
+    Request,
+    completion_of,
+    encode_requests,
+    in_order,
+    stop_ids,
+)
+from equilibrate_core.generator_config import GeneratorConfig, Sampling
+from equilibrate_core.generator_dtype import resolve_dtype
+from equilibrate_core.models import device, load_causal_lm, load_tokenizer
+
+# N = rows in the batch, P = prompt tokens, V = vocabulary
+MIN_SHARED_TOKENS = 32  # a shorter common opening is not worth a pass of its own
+
+
+class TransformersGenerator:
+    """A causal language model of transformers as a generator."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int, max_model_len: int) -> None:
+        self.name = "transformers"
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.max_model_len = min(max_model_len, model.config.max_position_embeddings)
+        self.stops = stop_ids(tokenizer)
+        # The checkpoint's own sampling defaults must not mix with ours.
+        model.generation_config = GenerationConfig()
+
+    @classmethod
+    def load(cls, config: GeneratorConfig, model_path: Path) -> "TransformersGenerator":
+        """Load model and tokenizer. Raises ModelError when the folder holds none."""
+        tokenizer = load_tokenizer(model_path)
+        model = load_causal_lm(model_path, dtype=resolve_dtype(config.dtype))
+        on_device: Any = model.to(device())  # pyright: ignore[reportArgumentType]
+        return cls(
+            on_device, tokenizer, batch_size=config.batch_size, max_model_len=config.max_model_len
+        )
+
+    def fits(self, conversation: Conversation, max_tokens: int) -> bool:
+        """Whether the conversation leaves room for `max_tokens`."""
+        return len(encode_prompt(self.tokenizer, conversation)) + max_tokens <= self.max_model_len
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        *,
+        schema: JsonSchema | None = None,
+        choices: Sequence[str] | None = None,
+        on_done: OnDone | None = None,
+    ) -> list[Completion]:
+        """Answer every conversation; see `Generator.generate`."""
+        requests, done = encode_requests(
+            self.tokenizer, conversations, sampling, max_model_len=self.max_model_len
+        )
+        if on_done and done:
+            on_done(len(done))
+        requests.sort(key=lambda request: len(request.ids))
+        grammar = self._grammar(schema, choices)
+        shared = self._shared_cache(requests)
+        for start in range(0, len(requests), self.batch_size):
+            batch = requests[start : start + self.batch_size]
+            for request, ids in zip(
+                batch, self._run(batch, sampling, grammar, shared), strict=True
+            ):
+                done[request.row] = completion_of(self.tokenizer, ids, self.stops)
+            if on_done:
+                on_done(len(batch))
+        return in_order(len(conversations), done)
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        batch: Sequence[Request],
+        sampling: Sampling,
+        grammar: xgrammar.CompiledGrammar | None,
+        shared: DynamicCache | None,
+    ) -> list[list[int]]:
+        num_shared = shared.get_seq_length() if shared else 0
+        pad_id = (
+            self.stops[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        )
+        ids_NP, mask_NP = pad_left([r.ids for r in batch], num_shared=num_shared, pad_id=pad_id)
+        processors: list[Any] = [GrammarProcessor(grammar)] if grammar is not None else []
+        if sampling.temperature > 0:
+            processors.append(SeededSampling(sampling, [request.seed for request in batch]))
+        cache = None
+        if shared is not None:
+            cache = copy.deepcopy(shared)
+            cache.batch_repeat_interleave(len(batch))
+        out_NL = self.model.generate(
+            ids_NP.to(self.model.device),
+            attention_mask=mask_NP.to(self.model.device),
+            past_key_values=cache,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=sampling.max_tokens,
+                eos_token_id=self.stops,
+                pad_token_id=pad_id,
+            ),
+            logits_processor=LogitsProcessorList(processors),
+        )
+        return out_NL[:, ids_NP.shape[1] :].tolist()
+
+    @torch.inference_mode()
+    def _shared_cache(self, requests: Sequence[Request]) -> DynamicCache | None:
+        """Keys and values of the opening that all prompts share, or None if it is too short."""
+        if len(requests) < 2 or getattr(self.model.config, "sliding_window", None):
+            return None
+        prefix = common_opening([request.ids for request in requests])
+        if len(prefix) < MIN_SHARED_TOKENS:
+            return None
+        cache = DynamicCache(config=self.model.config)
+        ids_1P = torch.tensor([prefix], device=self.model.device)
+        self.model(ids_1P, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    def _grammar(
+        self, schema: JsonSchema | None, choices: Sequence[str] | None
+    ) -> xgrammar.CompiledGrammar | None:
+        if schema is None and choices is None:
+            return None
+        if schema is not None and choices is not None:
+            raise ValueError("give a schema or choices, not both")
+        info = xgrammar.TokenizerInfo.from_huggingface(
+            self.tokenizer, vocab_size=self.model.config.vocab_size, stop_token_ids=self.stops
+        )
+        compiler = xgrammar.GrammarCompiler(info)
+        if schema is not None:
+            return compiler.compile_json_schema(
+                json.dumps(schema), any_whitespace=False, separators=(",", ":")
+            )
+        # EBNF literals are escaped as JSON strings are.
+        return compiler.compile_grammar("root ::= " + " | ".join(map(json.dumps, choices or ())))
+
+
+class SeededSampling(LogitsProcessor):
+    """Draws each row's next token from its own random stream.
+
+    Adding Gumbel noise to log-probabilities and taking the largest is a draw from them, so the
+    search that follows can stay greedy and no row depends on its neighbours.
+    """
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
+        self.temperature, self.top_p = sampling.temperature, sampling.top_p
+        self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Scores of shape (N, V) whose largest entry is each row's draw."""
+        logits_NV = keep_top_p(scores.float() / self.temperature, self.top_p)
+        uniform_NV = torch.stack(
+            [torch.rand(logits_NV.shape[1], generator=stream) for stream in self.streams]
+        ).clamp_(min=1e-20)
+        return logits_NV - torch.log(-torch.log(uniform_NV)).to(logits_NV.device)
+
+
+def common_opening(rows: Sequence[list[int]]) -> list[int]:
+    """Longest list that every row begins with and that leaves each at least one more token."""
+    first, last = min(rows), max(rows)
+    limit = min(map(len, rows)) - 1
+    same = next((i for i in range(limit) if first[i] != last[i]), limit)
+    return first[:same]
+
+
+def keep_top_p(logits_NV: Tensor, top_p: float) -> Tensor:
+    """Logits with -inf outside the smallest set of likeliest tokens that reaches `top_p`."""
+    if top_p >= 1:
+        return logits_NV
+    sorted_NV, order_NV = logits_NV.sort(dim=-1, descending=True)
+    probs_NV = sorted_NV.softmax(dim=-1)
+    before_NV = probs_NV.cumsum(dim=-1) - probs_NV
+    dropped_NV = (before_NV >= top_p).scatter(-1, order_NV, before_NV >= top_p)
+    return logits_NV.masked_fill(dropped_NV, float("-inf"))
+
+
+def pad_left(rows: Sequence[list[int]], *, num_shared: int, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, shape (N, P), padded behind the first `num_shared` tokens."""
+    width = max(map(len, rows))
+    ids = [r[:num_shared] + [pad_id] * (width - len(r)) + r[num_shared:] for r in rows]
+    mask = [[1] * num_shared + [0] * (width - len(r)) + [1] * (len(r) - num_shared) for r in rows]
+    return torch.tensor(ids), torch.tensor(mask)

@@ -1,0 +1,203 @@
+"""Generation with vllm: on accelerators in processes of its own, on CPUs in this one.
+
+Every process of vllm imports it anew, which on two cores is most of the start: 25 s in one process
+against 60 s in three.
+"""
+
+import gc
+import io
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from equilibrate_core.chat import encode_prompt
+from equilibrate_core.completions import (
+    Completion,
+    Conversation,
+    JsonSchema,
+    OnDone,
+    completion_of,
+    encode_requests,
+    in_order,
+    stop_ids,
+)
+from equilibrate_core.errors import ModelError, StageError
+from equilibrate_core.generator_config import GeneratorConfig, Sampling
+from equilibrate_core.generator_dtype import resolve_dtype
+from equilibrate_core.models import check_model_folder, load_tokenizer
+
+GIB = 1024**3
+QUIET_OFFLINE = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    # A forked child inherits the parent's OpenMP threads as locks nobody will open.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+
+
+class VllmGenerator:
+    """A running vllm engine as a generator."""
+
+    def __init__(self, engine: Any, tokenizer: Any) -> None:
+        self.name = "vllm"
+        self.engine, self.tokenizer = engine, tokenizer
+        self.max_model_len = int(engine.model_config.max_model_len)
+        self.stops = stop_ids(tokenizer)
+
+    def fits(self, conversation: Conversation, max_tokens: int) -> bool:
+        """Whether the conversation leaves room for `max_tokens`."""
+        return len(encode_prompt(self.tokenizer, conversation)) + max_tokens <= self.max_model_len
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        *,
+        schema: JsonSchema | None = None,
+        choices: Sequence[str] | None = None,
+        on_done: OnDone | None = None,
+    ) -> list[Completion]:
+        """Answer every conversation; see `Generator.generate`."""
+        requests, done = encode_requests(
+            self.tokenizer, conversations, sampling, max_model_len=self.max_model_len
+        )
+        if on_done and done:
+            on_done(len(done))
+        params = [
+            sampling_params(sampling, request.seed, self.stops, schema=schema, choices=choices)
+            for request in requests
+        ]
+        try:
+            outputs = self.engine.generate(
+                [{"prompt_token_ids": request.ids} for request in requests],
+                params,
+                use_tqdm=_ticking_bar(on_done) if on_done else False,
+            )
+        except Exception as error:  # the engine process died: no row can be answered any more
+            raise StageError(f"vllm stopped while generating: {error}") from error
+        for request, output in zip(requests, outputs, strict=True):
+            ids = list(output.outputs[0].token_ids)
+            done[request.row] = completion_of(self.tokenizer, ids, self.stops)
+        return in_order(len(conversations), done)
+
+
+@contextmanager
+def open_vllm(config: GeneratorConfig, model_path: Path) -> Generator[VllmGenerator]:
+    """Start an engine, yield its generator, stop it with its processes, restore the environment."""
+    check_model_folder(model_path)
+    tokenizer = load_tokenizer(model_path)
+    stop_ids(tokenizer)  # a tokenizer without a usable template fails before the slow start
+    before = dict(os.environ)
+    os.environ.update({**QUIET_OFFLINE, **os.environ})
+    try:
+        engine = _start(config, model_path)
+        try:
+            yield VllmGenerator(engine, tokenizer)
+        finally:
+            _stop(engine)
+    finally:
+        # vllm sets LD_PRELOAD and thread counts that no later child of ours should inherit.
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def sampling_params(
+    sampling: Sampling,
+    seed: int,
+    stops: Sequence[int],
+    *,
+    schema: JsonSchema | None,
+    choices: Sequence[str] | None,
+) -> Any:
+    """Parameters of one request as vllm wants them."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    structured = None
+    if schema is not None and choices is not None:
+        raise ValueError("give a schema or choices, not both")
+    if schema is not None:
+        structured = StructuredOutputsParams(json=schema, disable_any_whitespace=True)
+    elif choices is not None:
+        structured = StructuredOutputsParams(choice=list(choices))
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=seed,
+        stop_token_ids=list(stops),
+        detokenize=False,
+        structured_outputs=structured,
+    )
+
+
+def _start(config: GeneratorConfig, model_path: Path) -> Any:
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    options: dict[str, Any] = {}
+    on_cpu = current_platform.is_cpu()
+    if on_cpu:
+        cores = sorted(os.sched_getaffinity(0))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+        if config.tensor_parallel_size == 1:
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        options["kv_cache_memory_bytes"] = config.cpu_kv_cache_gib * GIB
+        # A judge's instructions are reused up to a block's boundary; the default of 128 would
+        # compute up to 127 tokens of them again for every row.
+        options["block_size"] = 32
+    else:
+        options["gpu_memory_utilization"] = config.gpu_memory_utilization
+    try:
+        return LLM(
+            model=str(model_path),
+            dtype=resolve_dtype(config.dtype),
+            max_model_len=_model_len(config, model_path),
+            max_num_seqs=config.batch_size,
+            tensor_parallel_size=config.tensor_parallel_size,
+            enforce_eager=config.enforce_eager or on_cpu,
+            enable_prefix_caching=True,
+            generation_config="vllm",  # not the checkpoint's own sampling defaults
+            structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
+            disable_log_stats=True,
+            **options,
+        )
+    except (ValueError, RuntimeError, OSError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{model_path}: vllm could not start on it: {first_line}") from error
+
+
+def _stop(engine: Any) -> None:
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    engine.llm_engine.engine_core.shutdown()
+    cleanup_dist_env_and_memory()
+    gc.collect()
+
+
+def _model_len(config: GeneratorConfig, model_path: Path) -> int:
+    from transformers import AutoConfig
+
+    text_config = AutoConfig.from_pretrained(model_path, local_files_only=True).get_text_config()
+    return min(config.max_model_len, int(text_config.max_position_embeddings))
+
+
+def _ticking_bar(on_done: OnDone) -> type[Any]:
+    """What vllm takes for a progress bar; it tells `on_done` instead of drawing."""
+    from tqdm import tqdm
+
+    class TickingBar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.counts = options.get("desc") == "Processed prompts"
+            super().__init__(*args, **{**options, "file": io.StringIO()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if self.counts:
+                on_done(int(n or 0))
+            return super().update(n)
+
+    return TickingBar

@@ -1,0 +1,169 @@
+"""The `equilibrate` command.
+
+Start-up imports no torch, transformers, vllm or deepspeed: a laptop validates or compiles a run in
+a blink. Exit codes: 0 done, 2 a mistake of the user's, 1 anything else.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from equilibrate_core.errors import ConfigError, EquilibrateError
+
+app = typer.Typer(
+    name="equilibrate",
+    help="Make a language model truly safe: a Kubeflow pipeline, on a laptop or a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Run file (YAML).")]
+WorkDirOption = Annotated[
+    Path, typer.Option(help="Folder for artifacts, caches, logs and the local object store.")
+]
+
+STAGES = {
+    "import_data": "ImportDataConfig",
+    "import_model": "ImportModelConfig",
+    "classify_prompts": "ClassifyPromptsConfig",
+    "assemble_dataset": "AssembleDatasetConfig",
+    "train_scorer": "TrainScorerConfig",
+    "score_tokens": "ScoreTokensConfig",
+    "train_policy": "TrainPolicyConfig",
+    "generate_responses": "GenerateResponsesConfig",
+    "judge_responses": "JudgeResponsesConfig",
+    "score_benchmarks": "ScoreBenchmarksConfig",
+    "write_report": "WriteReportConfig",
+    "publish_model": "PublishModelConfig",
+}
+
+
+@app.command()
+def run(
+    config: ConfigOption,
+    work_dir: WorkDirOption = Path("runs"),
+    runner: Annotated[
+        str, typer.Option(help="subprocess (this environment) or docker (the images).")
+    ] = "subprocess",
+) -> None:
+    """Run the whole pipeline on this machine; unchanged stages come from the cache."""
+    from pipelines.local import run_locally
+    from pipelines.run_config import load_run
+    from pipelines.summary import print_summary
+
+    if runner not in ("subprocess", "docker"):
+        raise ConfigError(f"--runner {runner}: choose subprocess or docker")
+    run_config = load_run(config)
+    typer.echo(f"equilibrate run {run_config.name}: {run_config.description}")
+    outcome = run_locally(run_config, work_dir, runner)
+    print_summary(outcome)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def stage(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(STAGES)}.")],
+) -> None:
+    """Run one stage on files, without kfp; `equilibrate stage NAME -h` lists its options."""
+    from equilibrate_core.stage import stage_main
+
+    if name not in STAGES:
+        raise ConfigError(f"no stage {name!r}; choose one of {', '.join(STAGES)}")
+    function = getattr(importlib.import_module(f"components.{name}.stage"), name)
+    config_type = getattr(importlib.import_module(f"components.{name}.config"), STAGES[name])
+    raise typer.Exit(stage_main(function, config_type, context.args))
+
+
+@app.command()
+def validate(
+    config: ConfigOption,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Check the file only, not what it points at.")
+    ] = False,
+) -> None:
+    """Check a run file, and that its sources, model, secrets and endpoints can be used."""
+    from pipelines.run_config import load_run
+    from pipelines.validation import check_run
+
+    run_config = load_run(config)
+    typer.echo(f"{config}: valid run {run_config.name!r}")
+    if not offline:
+        for line in check_run(run_config):
+            typer.echo(f"  {line}")
+
+
+@app.command("compile")
+def compile_(
+    config: ConfigOption,
+    output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.")] = Path(
+        "pipeline.yaml"
+    ),
+) -> None:
+    """Compile a run to the YAML that Kubeflow Pipelines takes."""
+    from kfp import compiler
+
+    from pipelines.alignment import alignment_pipeline
+    from pipelines.run_config import load_run
+
+    if output.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--output {output}: must end in .yaml or .yml")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(alignment_pipeline(load_run(config)), str(output))
+    typer.echo(f"wrote {output}; upload it in the Kubeflow UI or submit it with the kfp SDK")
+
+
+@app.command()
+def report(
+    path: Annotated[
+        Path, typer.Argument(help="A run's folder, a report artifact, or a report.json.")
+    ],
+) -> None:
+    """Print the summary of a report and where its page is."""
+    file = path if path.is_file() else path / "report.json"
+    if not file.is_file():
+        raise ConfigError(f"{path}: no report.json there; give a run's folder, e.g. runs/laptop")
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        lines = content["summary"]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{file}: not a report: {error}") from error
+    for line in lines:
+        typer.echo(line)
+    typer.echo(f"report: {file.with_name('report.html').resolve()}")
+
+
+@app.command("fetch-model")
+def fetch_model() -> None:
+    """Fetch the small model (SmolLM2-135M-Instruct, 93 MB) into the user's cache folder."""
+    from equilibrate_core.small_model import fetch_small_model
+
+    typer.echo(f"small model: {fetch_small_model()}")
+
+
+def main() -> None:
+    """Entry point: errors as one clear line, exit codes as documented."""
+    try:
+        code = app(standalone_mode=False)  # what typer.Exit carried, or None
+    except EquilibrateError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        raise SystemExit(error.exit_code) from error
+    except typer.Abort as aborted:
+        raise SystemExit(1) from aborted
+    except Exception as error:
+        # typer's usage errors carry their own rendering and exit code 2.
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        raise SystemExit(getattr(error, "exit_code", 1)) from error
+    raise SystemExit(code or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

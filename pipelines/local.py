@@ -1,0 +1,149 @@
+"""The same graph on one machine: kfp's local runner, with SeaweedFS on loopback as S3.
+
+A RunConfig -> artifacts under the work folder, a report, and what was published.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kfp import local
+
+from equilibrate_core.artifacts import remove
+from equilibrate_core.errors import ConfigError, StageError
+from equilibrate_core.s3 import create_bucket, upload_folder
+from pipelines.alignment import alignment_pipeline
+from pipelines.console import RunConsole
+from pipelines.object_store import object_store
+from pipelines.run_config import RunConfig, RunnerName
+
+SAMPLE = Path(__file__).parent / "sample"
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONWARNINGS": "ignore",
+    "DS_ACCELERATOR_SILENT": "1",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a local run ended."""
+
+    folder: Path
+    """Holds report.html, report.json and run.log."""
+    publication: dict[str, Any]
+    summary: list[str]
+    tasks: list[tuple[str, str, float]]
+    """Task, outcome (ran, cached) and seconds."""
+    seconds: float
+
+
+def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subprocess") -> Outcome:
+    """Run the pipeline to its end. Raises StageError naming the task that failed and why."""
+    started = time.monotonic()
+    folder = work_dir.resolve() / config.name
+    console = RunConsole(folder / "run.log")
+    with _environment(QUIET), _storage(config, work_dir.resolve()):
+        artifacts = folder / "artifacts"
+        _init_kfp(runner, artifacts, folder)
+        pipeline = alignment_pipeline(config)
+        failure: Exception | None = None
+        try:
+            with contextlib.redirect_stdout(console), warnings.catch_warnings():
+                # kfp warns once per task that images, resources and retries mean nothing here.
+                warnings.filterwarnings("ignore", module="kfp")
+                pipeline()
+        except RuntimeError as error:
+            failure = error
+        finally:
+            console.finish()
+    failed = [task for task, outcome, _ in console.tasks if outcome == "failed"]
+    if failure or failed:
+        raise StageError(_failure(failed, console, failure))
+    publication = _collect(artifacts, folder)
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return Outcome(
+        folder, publication, report["summary"], console.tasks, time.monotonic() - started
+    )
+
+
+@contextlib.contextmanager
+def _storage(config: RunConfig, work_dir: Path) -> Generator[None]:
+    """Object store of the run, filled as the config says."""
+    if not config.local.object_store:
+        yield
+        return
+    with object_store(work_dir / "object_store") as store, _environment(store.environment):
+        for uri, name in config.local.upload.items():
+            source = SAMPLE if name == "sample" else Path(name)
+            if not source.is_dir():
+                raise ConfigError(f"local.upload: {source}: no such folder")
+            create_bucket(uri)
+            upload_folder(source, uri)
+        yield
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Generator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _init_kfp(runner: RunnerName, artifacts: Path, folder: Path) -> None:
+    if runner == "docker":
+        wanted = ("AWS_", "HF_", "EQUILIBRATE_")
+        environment = {k: v for k, v in os.environ.items() if k.startswith(wanted)}
+        kfp_runner: Any = local.DockerRunner(network_mode="host", environment=environment)
+    else:
+        kfp_runner = local.SubprocessRunner(use_venv=False)
+    local.init(
+        kfp_runner,
+        pipeline_root=str(artifacts),
+        enable_caching=True,
+        cache_root=str(folder / "cache"),
+        workspace_root=str(folder / "workspace"),
+    )
+
+
+def _failure(failed: list[str], console: RunConsole, error: Exception | None) -> str:
+    task = failed[0] if failed else "the pipeline"
+    reasons = console.task_errors or ([str(error)] if error else [])
+    lines = [f"{task} failed: {reason}" for reason in reasons[-3:]] or [f"{task} failed"]
+    return "\n".join([*lines, f"the whole log is in {console.log_path}"])
+
+
+def _collect(artifacts: Path, folder: Path) -> dict[str, Any]:
+    """Copy this run's report to the run's folder and return its publication record.
+
+    publish_model is never cached, so the newest publication is this run's; it carries the report
+    it was decided on.
+    """
+    found = sorted(
+        artifacts.glob("*/publish-model*/publication/publication.json"),
+        key=lambda path: path.stat().st_mtime,
+    )
+    if not found:
+        raise StageError(f"{artifacts}: the run left no publication record")
+    for name in ("report.html", "report.json"):
+        target = folder / name
+        remove(target)
+        shutil.copy2(found[-1].parent / name, target)
+    return json.loads(found[-1].read_text(encoding="utf-8"))

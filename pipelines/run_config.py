@@ -1,0 +1,163 @@
+"""A run: one YAML file with one section per stage."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.assemble_dataset.config import AssembleDatasetConfig
+from components.classify_prompts.config import ClassifyPromptsConfig
+from components.generate_responses.config import GenerateResponsesConfig
+from components.import_data.config import ImportDataConfig
+from components.import_model.config import ImportModelConfig
+from components.judge_responses.config import JudgeResponsesConfig
+from components.publish_model.config import PublishModelConfig
+from components.record_run.config import RecordRunConfig
+from components.score_benchmarks.config import ScoreBenchmarksConfig
+from components.score_tokens.config import ScoreTokensConfig
+from components.train_policy.config import TrainPolicyConfig
+from components.train_scorer.config import TrainScorerConfig
+from components.write_report.config import WriteReportConfig
+from equilibrate_core.config import Config, load_config
+
+
+class Scorers(Config):
+    """The three trainings of train_scorer."""
+
+    reward: TrainScorerConfig = TrainScorerConfig(kind="reward")
+    """Learns helpfulness from helpful pairs."""
+    cost: TrainScorerConfig = TrainScorerConfig(kind="cost", rows="first_half")
+    """Learns harm from harmless pairs; makes the masks."""
+    eval_cost: TrainScorerConfig = TrainScorerConfig(kind="cost", rows="second_half", seed=1)
+    """Learns harm from other rows than `cost`; only judges the result."""
+
+    @model_validator(mode="after")
+    def _kinds(self) -> Self:
+        if (self.reward.kind, self.cost.kind, self.eval_cost.kind) != ("reward", "cost", "cost"):
+            raise ValueError("reward needs kind: reward; cost and eval_cost need kind: cost")
+        if {self.cost.rows, self.eval_cost.rows} != {"first_half", "second_half"}:
+            raise ValueError(
+                "cost and eval_cost need different halves (rows: first_half / second_half): the "
+                "model that made the masks must not judge the result"
+            )
+        return self
+
+
+class LocalConfig(Config):
+    """What `equilibrate run` starts and prepares on this machine."""
+
+    object_store: bool = False
+    """Start a SeaweedFS server on loopback for the length of the run."""
+    upload: dict[str, str] = Field(default={})
+    """Folders to copy into the object store before the run: s3:// prefix → folder. The name
+    `sample` stands for the sample data of the package."""
+
+
+class Resources(Config):
+    """What one task asks of the cluster."""
+
+    cpu: str = "2"
+    """CPU cores."""
+    memory: str = "8Gi"
+    """Main memory."""
+    accelerators: int = Field(default=0, ge=0)
+    """Accelerators of `kubeflow.accelerator_type`."""
+
+
+class KubeflowConfig(Config):
+    """How tasks run on a cluster; the local subprocess runner ignores it."""
+
+    cpu_image: str = "equilibrate/cpu:0.1.0"
+    """Image of the stages without a model; pin it by digest."""
+    train_image: str = "equilibrate/train:0.1.0"
+    """Image of the training and scoring stages; pin it by digest."""
+    vllm_image: str = "equilibrate/vllm:0.1.0"
+    """Image of the generating and judging stages; pin it by digest."""
+    accelerator_type: str = "nvidia.com/gpu"
+    """Kubernetes resource name of the accelerator."""
+    node_selector: dict[str, str] = Field(default={})
+    """Labels of the node pool for tasks with accelerators."""
+    tolerate: tuple[str, ...] = ()
+    """Taint keys tolerated by tasks with accelerators."""
+    s3_secret: str | None = None
+    """Name of the Kubernetes secret whose keys become the AWS_* variables of every task."""
+    secret_variables: tuple[str, ...] = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    """Keys of that secret, equal to the variables' names."""
+    max_retries: int = Field(default=2, ge=0)
+    """Retries of a failed task, with doubling back-off."""
+    cpu: Resources = Resources()
+    """Of stages without a model."""
+    train: Resources = Resources(cpu="8", memory="64Gi", accelerators=1)
+    """Of training and token scoring."""
+    vllm: Resources = Resources(cpu="8", memory="64Gi", accelerators=1)
+    """Of classification, generation, judging and benchmarks."""
+
+
+class RunConfig(Config):
+    """One run of the alignment pipeline."""
+
+    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
+    """Name of the run, of its folder and of its Kubeflow pipeline."""
+    description: str = ""
+    """One sentence for the Kubeflow UI."""
+    import_data: ImportDataConfig
+    """Sources of prompts and pairs."""
+    import_model: ImportModelConfig
+    """The base model to align."""
+    judge_model: ImportModelConfig | None = None
+    """Model of an in-process judge; None takes the base model. An endpoint judge ignores it."""
+    classify_prompts: ClassifyPromptsConfig = ClassifyPromptsConfig()
+    """The LLM judge's sorting into EHD, IHD, MHD and NONE."""
+    assemble_dataset: AssembleDatasetConfig = AssembleDatasetConfig()
+    """FDC quotas, mix and splits."""
+    train_scorer: Scorers = Scorers()
+    """Reward and cost models."""
+    score_tokens: ScoreTokensConfig = ScoreTokensConfig()
+    """Per-token rewards, costs and reference log-probs."""
+    train_policy: TrainPolicyConfig = TrainPolicyConfig()
+    """ADPO and its controls."""
+    generate_responses: GenerateResponsesConfig = GenerateResponsesConfig()
+    """Answers of base and aligned model."""
+    judge_responses: JudgeResponsesConfig = JudgeResponsesConfig()
+    """Verdicts on those answers."""
+    score_benchmarks: ScoreBenchmarksConfig
+    """The twelve benchmarks."""
+    write_report: WriteReportConfig = WriteReportConfig()
+    """Report and gate."""
+    publish_model: PublishModelConfig
+    """Where a model that passed the gate goes."""
+    record_run: RecordRunConfig
+    """Where the end of every run is recorded, whatever it was."""
+    local: LocalConfig = LocalConfig()
+    """Only for `equilibrate run`."""
+    kubeflow: KubeflowConfig = KubeflowConfig()
+    """Only for a cluster."""
+
+    @model_validator(mode="after")
+    def _precisions_agree(self) -> Self:
+        if self.score_tokens.precision != self.train_policy.training.precision:
+            raise ValueError(
+                "score_tokens.precision and train_policy.training.precision differ: cached "
+                "reference log-probs would not match the policy's at step 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _baseline_says_something(self) -> Self:
+        if (
+            self.train_policy.ama.baseline == "response_mean"
+            and self.score_tokens.segment == "response"
+        ):
+            raise ValueError(
+                "train_policy.ama.baseline response_mean with score_tokens.segment response "
+                "compares a number with itself; change one of them"
+            )
+        return self
+
+
+RunnerName = Literal["subprocess", "docker"]
+
+
+def load_run(path: Path) -> RunConfig:
+    """Read a run file. Raises ConfigError with one line per mistake."""
+    return load_config(str(path), RunConfig)

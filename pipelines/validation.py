@@ -1,0 +1,61 @@
+"""Check what a run points at before anything expensive starts."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from components.import_model.config import ImportModelConfig
+from components.resolve_inputs.stage import resolve_inputs
+from equilibrate_core.errors import ConfigError, ModelError
+from equilibrate_core.generator_config import GeneratorConfig
+from equilibrate_core.small_model import small_model_file
+from pipelines.alignment import resolver_config
+from pipelines.run_config import RunConfig
+
+
+def check_run(config: RunConfig) -> Iterator[str]:
+    """Yield one line per thing found in order. Raises a UserError at the first that is not.
+
+    Sources inside an object store that the run itself starts cannot be looked at beforehand.
+    """
+    if config.local.object_store:
+        yield "object store: started by the run, its sources are checked when it is up"
+    else:
+        resolve_inputs(resolver_config(config))
+        yield f"sources: {len(config.import_data.sources)} found"
+    for model in (config.import_model, config.judge_model):
+        if model is not None:
+            yield _check_model(model)
+    for name, judge in (
+        ("classify_prompts.judge", config.classify_prompts.judge),
+        ("judge_responses.judge", config.judge_responses.judge),
+    ):
+        yield _check_judge(name, judge)
+
+
+def _check_model(model: ImportModelConfig) -> str:
+    if model.uri == "smollm2":
+        return f"model: {small_model_file()}"
+    if "://" not in model.uri and not Path(model.uri).exists():
+        raise ModelError(f"{model.uri}: no such folder or GGUF file")
+    return f"model: {model.uri}"
+
+
+def _check_judge(name: str, judge: GeneratorConfig) -> str:
+    if judge.backend != "endpoint":
+        return f"{name}: in-process ({judge.backend})"
+    headers = {}
+    if judge.api_key_env:
+        if judge.api_key_env not in os.environ:
+            raise ConfigError(f"{name}: environment variable {judge.api_key_env} is not set")
+        headers["Authorization"] = f"Bearer {os.environ[judge.api_key_env]}"
+    url = f"{(judge.endpoint_url or '').rstrip('/')}/models"
+    try:
+        response = httpx.get(url, headers=headers, timeout=10)
+    except httpx.HTTPError as error:
+        raise ConfigError(f"{name}: {url}: no answer: {error}") from error
+    if response.status_code != httpx.codes.OK:
+        raise ConfigError(f"{name}: {url}: answered {response.status_code}; check key and URL")
+    return f"{name}: {judge.endpoint_url} answers"

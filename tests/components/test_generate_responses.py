@@ -1,0 +1,181 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from components.generate_responses import stage
+from components.generate_responses.config import GenerateResponsesConfig
+from components.generate_responses.stage import generate_responses
+from equilibrate_core.artifacts import StageRun, read_manifest
+from equilibrate_core.completions import Completion
+from equilibrate_core.errors import ConfigError, DataError, StageError
+from equilibrate_core.generator_config import Sampling
+from equilibrate_core.records import Generation, LabelledPrompt, Message, prompt_id
+from equilibrate_core.stage import stage_main
+from equilibrate_core.tables import read_dataset, write_dataset
+from tests.fake_generator import FakeGenerator, opener
+from tests.tiny_model import as_artifact, make_tiny_model
+
+SUITES = {"harmful": 4, "benign": 3, "helpful": 2, None: 5}
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = []
+    for suite, number in SUITES.items():
+        for index in range(number):
+            messages = (Message(role="user", content=f"{suite} question {index}"),)
+            rows.append(
+                LabelledPrompt(
+                    id=prompt_id(messages),
+                    messages=messages,
+                    source="t",
+                    suite=suite,
+                    category=None,
+                    rationale="",
+                    confidence=None,
+                    votes={},
+                    status="unscored",
+                    judge="j",
+                )
+            )
+    run = StageRun(stage="classify_prompts", config={}, seed=0, code_version="x", inputs={})
+    path = tmp_path_factory.mktemp("prompts") / "labelled"
+    write_dataset(run, path, LabelledPrompt, rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return as_artifact(make_tiny_model(tmp_path_factory.mktemp("model") / "base"))
+
+
+def config_of(**fields: object) -> GenerateResponsesConfig:
+    generator = {"backend": "transformers", "dtype": "float32", "max_model_len": 256}
+    settings = {"generator": generator, "sampling": {"max_tokens": 6}, **fields}
+    return GenerateResponsesConfig.model_validate(settings)
+
+
+def run(config: GenerateResponsesConfig, prompts: Path, model: Path, out: Path):
+    metrics = generate_responses(config, prompts=prompts, model=model, generations=out)
+    return metrics, read_dataset(out, Generation)
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, answer: object) -> FakeGenerator:
+    generator = FakeGenerator(answer)  # type: ignore[arg-type]
+    monkeypatch.setattr(stage, "open_generator", opener(generator))
+    return generator
+
+
+def test_a_real_model_answers_every_evaluation_prompt(
+    prompts: Path, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = [
+        "--config", config_of(model_name="aligned").model_dump_json(), "--prompts", str(prompts),
+        "--model", str(model), "--generations", str(out),
+    ]  # fmt: skip
+    assert stage_main(generate_responses, GenerateResponsesConfig, arguments) == 0
+    rows = read_dataset(out, Generation)
+    assert len(rows) == 9
+    assert {row.model for row in rows} == {"aligned"}
+    assert len({row.id for row in rows}) == 9
+    assert all(0 < row.num_tokens <= 6 for row in rows)
+    assert all((row.num_tokens == 6) or (row.finish_reason == "stop") for row in rows)
+    counts = read_manifest(out).counts
+    assert counts is not None
+    assert (counts.read, counts.kept, counts.dropped) == (
+        14, 9, {"training_prompt": 5, "no_answer": 0},
+    )  # fmt: skip
+
+
+def test_suites_and_their_sizes_are_chosen_by_id(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(monkeypatch, lambda text, _: f"re: {text}")
+    config = config_of(suites=("benign", "harmful"), max_prompts_per_suite=2)
+    metrics, rows = run(config, prompts, model, tmp_path / "out")
+    assert metrics["num_generations"] == 4
+    for suite in ("benign", "harmful"):
+        ids = sorted(row.id for row in read_dataset(prompts, LabelledPrompt) if row.suite == suite)
+        assert [row.prompt_id for row in rows if row.suite == suite] == ids[:2]
+    assert all(row.response == f"re: {row.messages[0].content}" for row in rows)
+    counts = read_manifest(tmp_path / "out").counts
+    assert counts is not None
+    assert counts.dropped["over_max_prompts_per_suite"] == 3
+    assert counts.dropped["suite_not_chosen"] == 2
+
+
+def test_ids_follow_from_prompt_model_and_sampling(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(monkeypatch, lambda text, _: "x")
+    other = as_artifact(make_tiny_model(tmp_path / "other", seed=1))
+    first, again, renamed, seeded, longer, other_model = (
+        [row.id for row in run(config, prompts, path, tmp_path / f"out{index}")[1]]
+        for index, (config, path) in enumerate(
+            [
+                (config_of(), model),
+                (config_of(), model),
+                (config_of(model_name="again"), model),
+                (config_of(seed=1), model),
+                (config_of(sampling={"max_tokens": 7}), model),
+                (config_of(), other),
+            ]
+        )
+    )
+    assert first == again == renamed
+    for changed in (seeded, longer, other_model):
+        assert not set(first) & set(changed)
+
+
+def test_the_seed_of_the_stage_reaches_the_sampling(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Sampling] = []
+    fake(monkeypatch, lambda text, sampling: seen.append(sampling) or "x")
+    config = config_of(seed=3, sampling={"temperature": 0.7, "seed": 4})
+    _, rows = run(config, prompts, model, tmp_path / "out")
+    assert {s.seed for s in seen} == {row.seed for row in rows} == {7}
+
+
+def test_cut_and_empty_answers_are_kept_and_counted(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(text: str, _: object) -> Completion:
+        return Completion("", "stop", 1) if "benign" in text else Completion("so", "length", 6)
+
+    fake(monkeypatch, answer)
+    metrics, rows = run(config_of(), prompts, model, tmp_path / "out")
+    assert (metrics["num_truncated"], metrics["num_empty"]) == (6, 3)
+    assert {row.finish_reason for row in rows if row.suite != "benign"} == {"length"}
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+
+
+def test_a_failed_prompt_is_dropped_and_counted_up_to_the_limit(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(text: str, _: object) -> str | Exception:
+        return RuntimeError("too long") if "harmful question 1" in text else "x"
+
+    fake(monkeypatch, answer)
+    metrics, rows = run(config_of(max_failed_share=0.2), prompts, model, tmp_path / "out")
+    assert (len(rows), metrics["num_failed"]) == (8, 1)
+    counts = read_manifest(tmp_path / "out").counts
+    assert counts is not None
+    assert counts.dropped["no_answer"] == 1
+    with pytest.raises(StageError, match=r"1 of 9 prompts have no answer.*1 x too long"):
+        run(config_of(max_failed_share=0.1), prompts, model, tmp_path / "out2")
+    assert not (tmp_path / "out2").exists()
+
+
+def test_an_unknown_suite_is_a_users_mistake(prompts: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no prompt belongs to \['harmfull'\]"):
+        run(config_of(suites=("harmfull",)), prompts, model, tmp_path / "out")
+
+
+def test_prompts_without_suites_cannot_be_evaluated(model: Path, tmp_path: Path) -> None:
+    stage_run = StageRun(stage="classify_prompts", config={}, seed=0, code_version="x", inputs={})
+    write_dataset(stage_run, tmp_path / "none", LabelledPrompt, [])
+    with pytest.raises(DataError, match="no prompt belongs to an evaluation suite"):
+        run(config_of(), tmp_path / "none", model, tmp_path / "out")

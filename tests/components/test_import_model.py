@@ -1,0 +1,96 @@
+"""import_model accepts models and only models."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from components.import_model.config import ImportModelConfig
+from components.import_model.stage import import_model
+from equilibrate_core.artifacts import verify_artifact
+from equilibrate_core.errors import ModelError
+from equilibrate_core.s3 import upload_folder
+
+pytest_plugins = ["tests.s3_store"]
+
+
+def imported(uri: str, target: Path, **options: str) -> Path:
+    import_model(ImportModelConfig(uri=uri, **options), base_model=target)
+    return target
+
+
+def test_a_folder_becomes_a_sealed_artifact_with_the_same_weights(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    artifact = imported(str(tiny_model), tmp_path / "base")
+    manifest = verify_artifact(artifact, "model")
+    assert (
+        manifest.files["model.safetensors"]
+        == (verify_artifact(tiny_model).files["model.safetensors"])
+    )
+
+
+def test_a_model_in_s3_is_the_same_model(tiny_model: Path, tmp_path: Path, bucket: str) -> None:
+    upload_folder(tiny_model, f"{bucket}/model")
+    local = verify_artifact(imported(str(tiny_model), tmp_path / "a"))
+    remote = verify_artifact(imported(f"{bucket}/model", tmp_path / "b"))
+    assert local.digest == remote.digest
+
+
+def test_dtype_converts_the_stored_weights(tiny_model: Path, tmp_path: Path) -> None:
+    artifact = imported(str(tiny_model), tmp_path / "base", dtype="bfloat16")
+    assert str(AutoModelForCausalLM.from_pretrained(artifact).dtype) == "torch.bfloat16"
+
+
+def without(folder: Path, target: Path, pattern: str) -> Path:
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(pattern, "manifest.json"))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", "no config.json"),
+        ("*.safetensors", "pickled weights are not loaded"),
+        ("tokenizer.json", "no tokenizer.json"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_one_clear_error(
+    tiny_model: Path, tmp_path: Path, missing: str, message: str
+) -> None:
+    folder = without(tiny_model, tmp_path / "source", missing)
+    with pytest.raises(ModelError, match=message):
+        imported(str(folder), tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+
+
+def test_an_unknown_architecture_is_one_clear_error(tiny_model: Path, tmp_path: Path) -> None:
+    folder = without(tiny_model, tmp_path / "source", "nothing")
+    (folder / "config.json").write_text(json.dumps({"model_type": "no-such-type"}))
+    with pytest.raises(ModelError, match="not a usable model"):
+        imported(str(folder), tmp_path / "base")
+
+
+def test_a_model_without_a_chat_template_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = without(tiny_model, tmp_path / "source", "chat_template.jinja")
+    with pytest.raises(ModelError, match="no chat template"):
+        imported(str(folder), tmp_path / "base")
+
+
+def test_an_absent_path_and_a_broken_gguf_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        imported(str(tmp_path / "none"), tmp_path / "base")
+    (tmp_path / "x.gguf").write_text("no model")
+    with pytest.raises(ModelError, match=r"x\.gguf: not a usable GGUF model"):
+        imported(str(tmp_path / "x.gguf"), tmp_path / "base")
+
+
+def test_a_damaged_small_model_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EQUILIBRATE_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="equilibrate fetch-model"):
+        imported("smollm2", tmp_path / "base")
+    (tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf").write_text("half a file")
+    with pytest.raises(ModelError, match="digest differs"):
+        imported("smollm2", tmp_path / "base")

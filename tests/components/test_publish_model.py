@@ -1,0 +1,168 @@
+"""Publication: only the evaluated policy, only behind a passed gate, never half a model."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.publish_model.config import PublishModelConfig
+from components.publish_model.destination import S3Destination, open_destination
+from components.publish_model.stage import publish_model
+from equilibrate_core.artifacts import read_manifest, sha256_file, write_json
+from equilibrate_core.errors import ArtifactError, StageError, StorageError
+from tests.components.scoring_fixtures import RUN
+
+pytest_plugins = ["tests.s3_store"]
+
+
+def policy(root: Path, weights: str = "weights") -> Path:
+    with RUN.output(root / "policy", "model") as draft:
+        (draft.path / "model.safetensors").write_text(weights)
+        (draft.path / "config.json").write_text("{}")
+    return root / "policy"
+
+
+def report(root: Path, model: Path, *, passed: bool = True, digest: str | None = None) -> Path:
+    condition = {
+        "name": "min_safety",
+        "limit": 0.9,
+        "value": 0.95 if passed else 0.4,
+        "passed": passed,
+        "explanation": "min_safety: 0.4 is below 0.9 by 0.5",
+    }
+    content: dict[str, Any] = {
+        "policy_digest": digest or read_manifest(model).digest,
+        "is_sample": True,
+        "summary": ["one line"],
+        "gate": {"label": "test gate", "passed": passed, "conditions": [condition]},
+    }
+    with RUN.output(root / "report", "report") as draft:
+        write_json(draft.path / "report.json", content)
+        (draft.path / "report.html").write_text("<p>report</p>")
+    return root / "report"
+
+
+def publish(root: Path, destination: str, **options: Any) -> dict[str, Any]:
+    model = policy(root)
+    publish_model(
+        PublishModelConfig(destination_uri=destination, name="m"),
+        policy=model,
+        report=report(root, model, **options),
+        publication=root / "publication",
+    )
+    return json.loads((root / "publication" / "publication.json").read_text())
+
+
+@pytest.fixture(params=["folder", "s3"])
+def destination(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "published")
+    return f"{request.getfixturevalue('bucket')}/models"
+
+
+def test_a_passed_gate_publishes_verified_files_under_the_digest(
+    tmp_path: Path, destination: str
+) -> None:
+    record = publish(tmp_path, destination)
+    digest = read_manifest(tmp_path / "policy").digest
+    assert record["published"]
+    assert record["uri"] == f"{destination}/m/sha256-{digest}"
+    place = open_destination(destination)
+    alias = place.read("m/latest.json")
+    assert alias is not None
+    assert json.loads(alias[0]) == record
+    weights = place.read(f"m/sha256-{digest}/model.safetensors")
+    assert weights is not None
+    assert weights[0] == "weights"
+    card = place.read(f"m/sha256-{digest}/README.md")
+    assert card is not None
+    assert "Sample run" in card[0]
+    assert place.read(f"m/sha256-{digest}/report.html") is not None
+
+
+def test_a_refused_gate_ends_green_and_unpublished_with_the_reason(
+    tmp_path: Path, destination: str
+) -> None:
+    record = publish(tmp_path, destination, passed=False)
+    assert not record["published"]
+    assert record["reason"] == "the gate refused: min_safety: 0.4 is below 0.9 by 0.5"
+    place = open_destination(destination)
+    assert place.read("m/latest.json") is None
+    refusal = place.read(f"m/refused/{record['digest']}.json")
+    assert refusal is not None
+    assert json.loads(refusal[0])["reason"] == record["reason"]
+
+
+def test_publishing_again_changes_nothing_but_the_alias_date(
+    tmp_path: Path, destination: str
+) -> None:
+    assert publish(tmp_path, destination)["uri"] == publish(tmp_path, destination)["uri"]
+
+
+def test_a_report_about_another_policy_publishes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="only the evaluated policy"):
+        publish(tmp_path, str(tmp_path / "published"), digest="0" * 64)
+    assert not (tmp_path / "published").exists()
+    assert not (tmp_path / "publication").exists()
+
+
+def test_an_altered_policy_is_not_published(tmp_path: Path) -> None:
+    model = policy(tmp_path)
+    page = report(tmp_path, model)
+    (model / "model.safetensors").write_text("Weights")
+    with pytest.raises(ArtifactError, match="content differs"):
+        publish_model(
+            PublishModelConfig(destination_uri=str(tmp_path / "published")),
+            policy=model,
+            report=page,
+            publication=tmp_path / "publication",
+        )
+    assert not (tmp_path / "published").exists()
+
+
+def test_the_alias_waits_for_the_whole_model(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = S3Destination.upload
+
+    def broken(self: S3Destination, file: Path, name: str) -> None:
+        if name.endswith("model.safetensors"):
+            raise StorageError("the store went away")
+        upload(self, file, name)
+
+    monkeypatch.setattr(S3Destination, "upload", broken)
+    with pytest.raises(StorageError, match="went away"):
+        publish(tmp_path, f"{bucket}/models")
+    place = open_destination(f"{bucket}/models")
+    assert place.read("m/latest.json") is None
+    monkeypatch.setattr(S3Destination, "upload", upload)
+    assert publish(tmp_path, f"{bucket}/models")["published"]
+    assert place.read("m/latest.json") is not None
+
+
+def test_of_concurrent_writers_of_the_same_version_one_wins(bucket: str) -> None:
+    place = S3Destination(f"{bucket}/race")
+    assert place.write("latest.json", "0", None)
+    current = place.read("latest.json")
+    assert current is not None
+    wins: list[bool] = []
+    threads = [
+        threading.Thread(
+            target=lambda i=i: wins.append(place.write("latest.json", str(i), current[1]))
+        )
+        for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wins.count(True) == 1
+
+
+def test_a_copy_is_compared_with_its_source(tmp_path: Path) -> None:
+    source = tmp_path / "a"
+    source.write_text("content")
+    open_destination(str(tmp_path / "out")).upload(source, "x/a")
+    assert sha256_file(tmp_path / "out/x/a") == sha256_file(source)

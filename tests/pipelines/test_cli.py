@@ -1,0 +1,105 @@
+"""The command: exit codes, one clear line for a mistake, every stage reachable."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from equilibrate_core.config import StageConfig
+from pipelines.cli import STAGES, main
+from tests.tiny_model import make_tiny_model
+
+LAPTOP = str(Path(__file__).parents[2] / "pipelines" / "configs" / "laptop.yaml")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["equilibrate", *arguments])
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize(("name", "config"), STAGES.items())
+def test_every_stage_has_its_function_and_config(name: str, config: str) -> None:
+    assert callable(getattr(importlib.import_module(f"components.{name}.stage"), name))
+    config_type = getattr(importlib.import_module(f"components.{name}.config"), config)
+    assert issubclass(config_type, StageConfig)
+    for field_name, field in config_type.model_fields.items():
+        assert field.description, f"{config}.{field_name} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--config", "none.yaml"], "none.yaml: no such config file"),
+        (["run", "--config", LAPTOP, "--runner", "slurm"], "choose subprocess or docker"),
+        (["stage", "no_such"], "no stage 'no_such'"),
+        (["compile", "--config", LAPTOP, "-o", "x.json"], "must end in .yaml"),
+        (["report", "nowhere"], "no report.json there"),
+        (
+            ["stage", "import_model", "--config", '{"uri": "/nowhere"}', "--base-model", "x"],
+            "/nowhere: no such folder",
+        ),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_an_unknown_command_exits_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "fly") == 2
+    assert "No such command" in capsys.readouterr().err
+
+
+def test_a_stage_runs_alone_on_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    make_tiny_model(tmp_path / "source")
+    config = json.dumps({"uri": str(tmp_path / "source")})
+    base = str(tmp_path / "base")
+    assert call(monkeypatch, "stage", "import_model", "--config", config, "--base-model", base) == 0
+    assert json.loads(capsys.readouterr().out)["stage"] == "import_model"
+    assert (tmp_path / "base" / "manifest.json").is_file()
+
+
+def test_stage_help_names_every_path(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "stage", "score_tokens", "-h") == 0
+    shown = capsys.readouterr().out
+    for option in ("--pairs", "--reward-model", "--cost-model", "--scored-pairs", "--config"):
+        assert option in shown
+
+
+def test_validate_offline_says_the_file_is_sound(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "validate", "--config", LAPTOP, "--offline") == 0
+    assert "valid run 'laptop'" in capsys.readouterr().out
+
+
+def test_report_prints_the_summary_and_the_page(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.json").write_text('{"summary": ["one", "two"]}')
+    assert call(monkeypatch, "report", str(tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["one", "two"]
+    assert lines[2].endswith("report.html")

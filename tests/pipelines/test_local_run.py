@@ -1,0 +1,176 @@
+"""The whole pipeline in kfp's local runner, on a tiny model: results, caches, failures."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from equilibrate_core.artifacts import read_manifest, verify_artifact
+from equilibrate_core.config import parse_config
+from equilibrate_core.errors import StageError
+from equilibrate_core.s3 import list_objects
+from pipelines import local
+from pipelines.local import Outcome, run_locally
+from pipelines.object_store import object_store
+from pipelines.run_config import RunConfig
+from tests.tiny_model import make_tiny_model
+
+LAPTOP = Path(__file__).parents[2] / "pipelines" / "configs" / "laptop.yaml"
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def tiny_run(model: Path) -> dict[str, Any]:
+    """The laptop run with a tiny random model, one benchmark and few prompts."""
+    values = yaml.safe_load(LAPTOP.read_text())
+    values["name"] = "tiny"
+    values["import_model"] = {"uri": str(model)}
+    judge = {"backend": "transformers", "dtype": "float32", "max_model_len": 2048}
+    for stage in ("classify_prompts", "judge_responses"):
+        values[stage] |= {"judge": judge}
+    generator = {"backend": "transformers", "dtype": "float32", "max_model_len": 1024}
+    values["generate_responses"] = {
+        "generator": generator,
+        "max_prompts_per_suite": 3,
+        "sampling": {"max_tokens": 8},
+    }
+    for scorer in values["train_scorer"].values():
+        scorer["max_length"] = 1024
+    values["score_tokens"]["max_length"] = values["train_policy"]["max_length"] = 1024
+    values["score_benchmarks"] |= {"benchmarks": ["arc_easy"], "dtype": "float32"}
+    for source in values["import_data"]["sources"]:
+        source["limit"] = 60
+    return values
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("local-run")
+    make_tiny_model(root / "model", max_positions=4096)
+    return root
+
+
+@pytest.fixture(scope="module")
+def first(workplace: Path) -> Outcome:
+    return go(workplace, lambda values: None)
+
+
+def go(workplace: Path, change: Callable[[dict[str, Any]], None]) -> Outcome:
+    values = tiny_run(workplace / "model")
+    change(values)
+    return run_locally(parse_config(values, RunConfig, "tiny run"), workplace / "runs")
+
+
+def ran(outcome: Outcome) -> set[str]:
+    return {task for task, result, _ in outcome.tasks if result == "ran"}
+
+
+def artifact(workplace: Path, task: str, output: str) -> Path:
+    found = (workplace / "runs" / "tiny" / "artifacts").glob(f"*/{task}/{output}")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def test_every_stage_leaves_a_sealed_artifact(first: Outcome, workplace: Path) -> None:
+    outputs = {
+        "import-data": "prompts",
+        "import-model": "base_model",
+        "classify-prompts": "labelled_prompts",
+        "assemble-dataset": "train_pairs",
+        "train-scorer": "scorer",
+        "score-tokens": "scored_pairs",
+        "train-policy": "policy",
+        "generate-responses": "generations",
+        "judge-responses": "verdicts",
+        "score-benchmarks": "benchmark_scores",
+        "write-report": "report",
+        "publish-model": "publication",
+    }
+    for task, output in outputs.items():
+        manifest = verify_artifact(artifact(workplace, task, output))
+        assert manifest.stage == task.replace("-", "_")
+
+
+def test_the_published_model_is_the_evaluated_one(first: Outcome, workplace: Path) -> None:
+    report = json.loads((first.folder / "report.json").read_text())
+    policy = read_manifest(artifact(workplace, "train-policy", "policy"))
+    assert first.publication["published"]
+    assert first.publication["digest"] == report["policy_digest"] == policy.digest
+    with pytest.MonkeyPatch.context() as patch, object_store(workplace / "runs/object_store") as s:
+        for name, value in s.environment.items():
+            patch.setenv(name, value)
+        names = {o.name for o in list_objects(first.publication["uri"])}
+        records = list_objects("s3://equilibrate/records")
+    assert {"model.safetensors", "manifest.json", "README.md", "report.html"} <= names
+    assert len(records) >= 1
+
+
+def test_the_gate_is_labelled_as_what_it_is(first: Outcome) -> None:
+    report = json.loads((first.folder / "report.json").read_text())
+    assert report["gate"]["label"] == "mechanics only"
+    assert "mechanics only" in (first.folder / "report.html").read_text()
+
+
+def test_an_unchanged_run_comes_from_the_cache(first: Outcome, workplace: Path) -> None:
+    again = go(workplace, lambda values: None)
+    assert ran(again) == {"resolve-inputs", "publish-model", "record-run"}
+    assert again.publication["uri"] == first.publication["uri"]
+
+
+def test_an_edited_section_reruns_its_stage_and_dependents(first: Outcome, workplace: Path) -> None:
+    def edit(values: dict[str, Any]) -> None:
+        values["judge_responses"]["seed"] = 5
+
+    again = go(workplace, edit)
+    expected = {"judge-responses", "judge-responses-2", "write-report"}
+    assert ran(again) - {"resolve-inputs", "publish-model", "record-run"} == expected
+
+
+def test_edited_stage_code_reruns_the_stage(
+    first: Outcome, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = local.alignment_pipeline.__globals__["code_digest"]
+    monkeypatch.setitem(
+        local.alignment_pipeline.__globals__,
+        "code_digest",
+        lambda stage: "edited" if stage == "write_report" else real(stage),
+    )
+    again = go(workplace, lambda values: None)
+    assert "write-report" in ran(again)
+    assert "train-policy" not in ran(again)
+
+
+def test_a_gate_that_refuses_ends_green_and_unpublished(first: Outcome, workplace: Path) -> None:
+    def edit(values: dict[str, Any]) -> None:
+        values["write_report"]["gate"] = {"label": "strict", "min_judge_kappa": 0.99}
+
+    refused = go(workplace, edit)
+    assert not refused.publication["published"]
+    assert "min_judge_kappa" in refused.publication["reason"]
+
+
+def test_changed_input_data_is_noticed(
+    first: Outcome, workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sample = tmp_path / "sample"
+    shutil.copytree(local.SAMPLE, sample)
+    lines = (sample / "prompts.jsonl").read_text().splitlines()
+    (sample / "prompts.jsonl").write_text("\n".join(["{broken", *lines]) + "\n")
+    monkeypatch.setattr(local, "SAMPLE", sample)
+    changed = go(workplace, lambda values: None)
+    assert "import-data" in ran(changed)
+    counts = read_manifest(artifact(workplace, "import-data", "quarantine"))
+    assert counts.rows == 1
+
+
+def test_a_failed_task_is_named_with_its_reason(first: Outcome, workplace: Path) -> None:
+    def edit(values: dict[str, Any]) -> None:
+        values["assemble_dataset"] |= {"strict_quotas": True, "quotas": {"EHD": 9999}}
+
+    with pytest.raises(StageError) as failure:
+        go(workplace, edit)
+    message = str(failure.value)
+    assert "assemble-dataset failed: assemble_dataset: quotas cannot be filled" in message
+    assert "run.log" in message

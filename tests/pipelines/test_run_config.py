@@ -1,0 +1,131 @@
+"""Run files: all of ours load and compile, mistakes are named, nothing heavy is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler
+
+from equilibrate_core.config import parse_config
+from equilibrate_core.errors import ConfigError
+from pipelines.alignment import alignment_pipeline, sections
+from pipelines.run_config import RunConfig, load_run
+
+CONFIGS = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.yaml"))
+LAPTOP = next(path for path in CONFIGS if path.name == "laptop.yaml")
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    return yaml.safe_load(LAPTOP.read_text()) | changes
+
+
+def compiled(config: RunConfig, tmp_path: Path) -> dict[str, Any]:
+    target = tmp_path / "pipeline.yaml"
+    compiler.Compiler().compile(alignment_pipeline(config), str(target))
+    return next(iter(yaml.safe_load_all(target.read_text())))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_every_run_file_loads_and_compiles(path: Path, tmp_path: Path) -> None:
+    spec = compiled(load_run(path), tmp_path)
+    assert spec["pipelineInfo"]["name"] == load_run(path).name
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_every_task_sees_its_own_section_and_code(tmp_path: Path) -> None:
+    config = load_run(LAPTOP)
+    spec = compiled(config, tmp_path)
+    (inner,) = [c for n, c in spec["components"].items() if n.startswith("comp-exit-handler")]
+    tasks = inner["dag"]["tasks"]
+    used = set()
+    for name, task in tasks.items():
+        inputs = task["inputs"]["parameters"]
+        used.add(inputs["config"]["componentInputParameter"].removeprefix("pipelinechannel--"))
+        assert inputs["code_digest"]["runtimeValue"]["constant"], name
+    expected = set(sections(config)) - {"record_run_config", "judge_model_config"}
+    assert used == expected
+    uncached = {n for n, t in tasks.items() if not t["cachingOptions"].get("enableCache")}
+    assert uncached == {"resolve-inputs", "publish-model"}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_training_tasks_get_the_gpu_pool_and_every_task_the_secret(tmp_path: Path) -> None:
+    kubeflow = {
+        "s3_secret": "s3-keys",
+        "node_selector": {"pool": "gpu"},
+        "tolerate": ["nvidia.com/gpu"],
+        "max_retries": 3,
+    }
+    config = parse_config(values(kubeflow=kubeflow), RunConfig, "test")
+    target = tmp_path / "pipeline.yaml"
+    compiler.Compiler().compile(alignment_pipeline(config), str(target))
+    spec, platform = yaml.safe_load_all(target.read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors["exec-train-policy"]["nodeSelector"]["labels"] == {"pool": "gpu"}
+    assert "nodeSelector" not in executors["exec-import-data"]
+    assert all(e["secretAsEnv"][0]["secretName"] == "s3-keys" for e in executors.values())
+    container = spec["deploymentSpec"]["executors"]["exec-train-policy"]["container"]
+    assert container["resources"]["accelerator"]["resourceCount"] == "1"
+    assert container["image"] == config.kubeflow.train_image
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nam": "x"}, "nam: unknown field"),
+        ({"name": "Has Spaces"}, "name:"),
+        ({"score_tokens": {"precision": "bfloat16"}}, "would not match the policy's at step 0"),
+        (
+            {
+                "score_tokens": {"precision": "float32", "segment": "response"},
+                "train_policy": {
+                    "ama": {"baseline": "response_mean"},
+                    "training": {"precision": "float32"},
+                },
+            },
+            "compares a number with itself",
+        ),
+        (
+            {"train_scorer": {"eval_cost": {"kind": "cost", "rows": "first_half"}}},
+            "must not judge the result",
+        ),
+        ({"train_scorer": {"reward": {"kind": "cost"}}}, "reward needs kind: reward"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_config(values(**changes), RunConfig, "run.yaml")
+    assert message in str(error.value)
+    assert str(error.value).startswith("run.yaml: ")
+
+
+HEAVY = ("torch", "transformers", "vllm", "deepspeed", "lm_eval", "datasets")
+PROBE = f"""
+import sys
+from pathlib import Path
+import pipelines.cli
+from pipelines.run_config import load_run
+load_run(Path({str(LAPTOP)!r}))
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+
+
+def test_loading_a_run_imports_nothing_heavy() -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_compiling_imports_nothing_heavy() -> None:
+    probe = PROBE.replace(
+        "print(",
+        "from pipelines.alignment import alignment_pipeline\n"
+        f"alignment_pipeline(load_run(Path({str(LAPTOP)!r})))\nprint(",
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", probe], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
