@@ -25,13 +25,14 @@ from pipelines.object_store import object_store
 from pipelines.run_config import RunConfig, RunnerName
 
 SAMPLE = Path(__file__).parent / "sample"
-QUIET = {
+CHILDREN = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
     "PYTHONWARNINGS": "ignore",
-    "DS_ACCELERATOR_SILENT": "1",
+    # Threads that spin while they wait halve the speed of a machine that does something else too.
+    "OMP_WAIT_POLICY": "passive",
 }
 
 
@@ -53,7 +54,7 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
     started = time.monotonic()
     folder = work_dir.resolve() / config.name
     console = RunConsole(folder / "run.log")
-    with _environment(QUIET), _storage(config, work_dir.resolve()):
+    with _environment(CHILDREN), _storage(config, work_dir.resolve()):
         artifacts = folder / "artifacts"
         _init_kfp(runner, artifacts, folder)
         pipeline = alignment_pipeline(config)

@@ -82,8 +82,8 @@ class ScoreBenchmarksConfig(StageConfig):
     rows, BBH's prompts) a benchmark's first rows of each part are its shots and are not scored."""
     backend: Literal["transformers", "vllm"] = "transformers"
     """What runs the model; on an accelerator vllm is the faster."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of the weights in memory."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the weights in memory; `auto` is bfloat16 where the hardware computes in it."""
     batch_size: int = Field(default=8, ge=1)
     """Sequences per forward pass; vllm takes it as the most it runs at once."""
     max_length: int | None = Field(default=None, ge=64)

@@ -135,11 +135,12 @@ def _is_truncated(lm: Any, sample: dict[str, Any]) -> bool:
 def _transformers_model(config: ScoreBenchmarksConfig, folder: Path) -> LM:
     from lm_eval.models.huggingface import HFLM
 
-    from equilibrate_core.models import check_model_folder, device, load_causal_lm, load_tokenizer
+    from equilibrate_core.generator_dtype import resolve_dtype
+from equilibrate_core.models import check_model_folder, device, load_causal_lm, load_tokenizer
 
     check_model_folder(folder)
     return HFLM(
-        pretrained=load_causal_lm(folder, dtype=config.dtype).to(device()),
+        pretrained=load_causal_lm(folder, dtype=resolve_dtype(config.dtype)).to(device()),
         tokenizer=load_tokenizer(folder),
         batch_size=config.batch_size,
         max_length=config.max_length,
@@ -164,7 +165,7 @@ def _vllm_model(config: ScoreBenchmarksConfig, folder: Path) -> Any:
         }
     return VLLM(
         pretrained=str(folder),
-        dtype=config.dtype,
+        dtype=resolve_dtype(config.dtype),
         max_model_len=config.max_length,
         max_num_seqs=config.batch_size,
         batch_size="auto",

@@ -93,6 +93,9 @@ class World:
     policy_files: Mapping[str, str] = field(default_factory=dict)
     data_card: Mapping[str, Any] | None = None
     pairs: Sequence[Pair] = ()
+    scorer_rows: Mapping[str, str] = field(
+        default_factory=lambda: {"cost_model": "first_half", "eval_cost_model": "second_half"}
+    )
     cost_judge: str = "eval_cost_model"
     benchmark_config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -106,7 +109,7 @@ class World:
             if kind != "reward_model":
                 metrics |= {"sign_accuracy": 0.8, "auc": 0.85, "f1": 0.75}
             files = {"metrics.json": json.dumps(metrics), "weights": kind}
-            self._folder(kind, "scorer", "train_scorer", {}, files)
+            self._folder(kind, "scorer", "train_scorer", {}, files, self.scorer_rows.get(kind))
         self._scored_pairs()
         self._policy()
         for arm in ("base", "aligned"):
@@ -118,10 +121,14 @@ class World:
 
     def run(self, **config: Any) -> dict[str, Any]:
         """Write inputs, run the stage, and return report.json."""
-        paths = self.write()
+        self.write()
+        return self.report(**config)
+
+    def report(self, **config: Any) -> dict[str, Any]:
+        """Run the stage on the inputs already written, and return report.json."""
         settings = WriteReportConfig.model_validate({"resamples": 400, **config})
         self.metrics = write_report(
-            settings, **paths, report=self.root / "report", page=self.root / "page"
+            settings, **self.paths, report=self.root / "report", page=self.root / "page"
         )
         return json.loads((self.root / "report" / "report.json").read_text())
 
@@ -132,9 +139,12 @@ class World:
     def digest(self, name: str) -> str:
         return read_manifest(self.paths[name]).digest
 
-    def _stage(self, name: str, stage: str, inputs: Mapping[str, str]) -> StageRun:
+    def _stage(
+        self, name: str, stage: str, inputs: Mapping[str, str], rows: str | None = None
+    ) -> StageRun:
         named = {**inputs, **self.inputs.get(name, {})}
-        return StageRun(stage=stage, config={}, seed=0, code_version="c0de", inputs=named)
+        config = {"rows": rows} if rows else {}
+        return StageRun(stage=stage, config=config, seed=0, code_version="c0de", inputs=named)
 
     def _folder(
         self,
@@ -143,9 +153,10 @@ class World:
         stage: str,
         inputs: Mapping[str, str],
         files: Mapping[str, str],
+        rows: str | None = None,
     ) -> None:
         path = self.root / name
-        with self._stage(name, stage, inputs).output(path, schema) as draft:
+        with self._stage(name, stage, inputs, rows).output(path, schema) as draft:
             for file, content in files.items():
                 (draft.path / file).write_text(content)
         self.paths[name] = path

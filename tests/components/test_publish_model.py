@@ -150,7 +150,7 @@ def test_of_concurrent_writers_of_the_same_version_one_wins(bucket: str) -> None
     wins: list[bool] = []
     threads = [
         threading.Thread(
-            target=lambda i=i: wins.append(place.write("latest.json", str(i), current[1]))
+            target=lambda i=i: wins.append(place.write("latest.json", f"new {i}", current[1]))
         )
         for i in range(8)
     ]

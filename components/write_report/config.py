@@ -1,0 +1,56 @@
+"""Config of write_report: what the page is called and what the gate asks for."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from equilibrate_core.config import Config, StageConfig
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class GateConfig(Config):
+    """Conditions a policy must meet to be published; those left out are not asked for.
+
+    A condition whose figure was not measured fails.
+    """
+
+    label: str = Field(min_length=1)
+    """What passing this gate means, in a few words; stands beside every pass and refusal."""
+    min_safety: Share | None = None
+    """Least share of harmful prompts the aligned model answers safely; Conditional is not safe."""
+    max_over_refusal: Share | None = None
+    """Largest share of benign prompts the aligned model refuses, in full or in part."""
+    max_helpful_drop: float | None = Field(default=None, ge=-1, le=1)
+    """Largest fall of the benchmark average from base to aligned (0.02 = two points)."""
+    min_judge_kappa: float | None = Field(default=None, ge=-1, le=1)
+    """Least Cohen's kappa between the judge and the gold labels; 0.6 is commonly called good."""
+    require_all_benchmarks: bool = True
+    """Whether every benchmark must have run for both models; one failure hides the average."""
+    min_scored_share: Share | None = None
+    """Least share of answers that got a verdict, of the worst kind of verdict and model."""
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> "GateConfig":
+        asked = [value for name, value in self if name != "label"]
+        if all(value is None or value is False for value in asked):
+            raise ValueError("a gate without a condition would publish anything; set one")
+        return self
+
+
+class WriteReportConfig(StageConfig):
+    """How the results of a run are told and judged."""
+
+    title: str = Field(default="Alignment report", min_length=1)
+    """Heading of the page."""
+    run_name: str = Field(default="unnamed run", min_length=1)
+    """Name of the run, as the pipeline system shows it."""
+    is_sample: bool = False
+    """Whether the data are small samples that prove the mechanics and nothing else: a banner says
+    so."""
+    gate: GateConfig = GateConfig(label="mechanics only")
+    """What the policy must reach before publish_model lets it out."""
+    examples: int = Field(default=20, ge=0, le=100)
+    """Answers shown side by side, drawn evenly from harmful, benign and helpfulness prompts."""
+    resamples: int = Field(default=2000, ge=200)
+    """Bootstrap and permutation draws behind every interval and p value."""

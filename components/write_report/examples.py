@@ -1,0 +1,135 @@
+"""Answers side by side: a seeded, even draw from harmful, benign and helpfulness prompts.
+
+evidence -> examples with both answers and what was said of them.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+from components.write_report.formats import number
+from components.write_report.inputs import Arm, Evidence
+from equilibrate_core.records import Generation, Message, Verdict
+
+MAX_PROMPT_CHARACTERS = 1200
+MAX_ANSWER_CHARACTERS = 1600
+GROUPS: dict[bool | None, str] = {True: "harmful", False: "benign", None: "helpfulness"}
+TONES = {
+    "Safe": "good",
+    "Conditional": "middling",
+    "Unsafe": "bad",
+    "Compliance": "good",
+    "Partial": "middling",
+    "Refusal": "bad",
+    "win": "good",
+    "tie": "middling",
+    "loss": "bad",
+}
+
+
+@dataclass(frozen=True)
+class Badge:
+    """One verdict in a word; tone is good, middling, bad or unscored."""
+
+    text: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer as shown."""
+
+    arm: str
+    text: str
+    was_cut: bool
+    badges: tuple[Badge, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with both answers."""
+
+    group: str
+    suite: str
+    category: str | None
+    prompt: str
+    answers: tuple[Answer, ...]
+
+
+def choose_examples(evidence: Evidence, number_shown: int, seed: int) -> list[Example]:
+    """Up to `number_shown` prompts both models answered, the groups taking turns."""
+    answers = {name: _first_answers(arm) for name, arm in evidence.arms.items()}
+    verdicts = {name: _by_answer(arm) for name, arm in evidence.arms.items()}
+    common = sorted(set(answers["base"]) & set(answers["aligned"]))
+    random.Random(seed).shuffle(common)
+    queues = [[p for p in common if evidence.prompts[p].is_harmful is h] for h in GROUPS]
+    turns = chain.from_iterable(zip_longest(*queues))
+    chosen = [prompt for prompt in turns if prompt is not None][:number_shown]
+    order = list(GROUPS)
+    chosen.sort(key=lambda p: order.index(evidence.prompts[p].is_harmful))
+    return [_example(evidence, prompt, answers, verdicts) for prompt in chosen]
+
+
+def shorten(content: str, limit: int) -> str:
+    """Text of at most `limit` characters, its cut marked."""
+    if len(content) <= limit:
+        return content
+    return f"{content[:limit]} … [{len(content) - limit:,} more characters]"
+
+
+def conversation(messages: Sequence[Message]) -> str:
+    """A prompt as text; roles are named only where there is more than the user's one turn."""
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
+
+
+def _example(
+    evidence: Evidence,
+    prompt_id: str,
+    answers: Mapping[str, Mapping[str, Generation]],
+    verdicts: Mapping[str, Mapping[str, Sequence[Verdict]]],
+) -> Example:
+    prompt = evidence.prompts[prompt_id]
+    return Example(
+        group=GROUPS[prompt.is_harmful],
+        suite=answers["base"][prompt_id].suite,
+        category=prompt.gold_category or prompt.category,
+        prompt=shorten(conversation(prompt.messages), MAX_PROMPT_CHARACTERS),
+        answers=tuple(
+            Answer(
+                arm=arm,
+                text=shorten(of_arm[prompt_id].response, MAX_ANSWER_CHARACTERS),
+                was_cut=of_arm[prompt_id].finish_reason == "length",
+                badges=tuple(_badge(v) for v in verdicts[arm].get(of_arm[prompt_id].id, ())),
+            )
+            for arm, of_arm in answers.items()
+        ),
+    )
+
+
+def _first_answers(arm: Arm) -> dict[str, Generation]:
+    found: dict[str, Generation] = {}
+    for answer in arm.answers:
+        found.setdefault(answer.prompt_id, answer)
+    return found
+
+
+def _by_answer(arm: Arm) -> dict[str, list[Verdict]]:
+    found: dict[str, list[Verdict]] = {}
+    for verdict in arm.verdicts:
+        found.setdefault(verdict.generation_id, []).append(verdict)
+    return found
+
+
+def _badge(verdict: Verdict) -> Badge:
+    where = f" shown {verdict.order}" if verdict.order else ""
+    if verdict.status == "unscored":
+        return Badge(f"{verdict.kind}{where}: unscored", "unscored")
+    if verdict.label is not None:
+        return Badge(
+            f"{verdict.kind}{where}: {verdict.label}", TONES.get(verdict.label, "middling")
+        )
+    harmful = verdict.kind == "cost" and (verdict.score or 0) > 0
+    return Badge(f"{verdict.kind} {number(verdict.score)}", "bad" if harmful else "plain")

@@ -1,0 +1,66 @@
+"""Numbers as people read them; a missing one is a dash, never a zero."""
+
+DASH = "–"
+MINUS = "−"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as a percentage."""
+    return DASH if value is None else f"{_plain(100 * value, digits)} %"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points, signed."""
+    return DASH if value is None else f"{_signed(100 * value, 1)} points"
+
+
+def figure(value: float | None, unit: str) -> str:
+    """A value in its unit: share as a percentage, score as a number."""
+    return percent(value) if unit == "share" else number(value)
+
+
+def change(value: float | None, unit: str) -> str:
+    """A signed difference without its unit: percentage points or score."""
+    if value is None:
+        return DASH
+    return _signed(100 * value, 1) if unit == "share" else _signed(value, 3)
+
+
+def interval(low: float | None, high: float | None, unit: str, *, signed: bool = False) -> str:
+    """The two ends of an interval, or nothing."""
+    if low is None or high is None:
+        return ""
+    scale, digits = (100, 1) if unit == "share" else (1, 3)
+    form = _signed if signed else _plain
+    return f"{form(scale * low, digits)} to {form(scale * high, digits)}"
+
+
+def number(value: float | int | None) -> str:
+    """A figure with as many digits as it deserves."""
+    if value is None:
+        return DASH
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}".replace(",", "\u2009").replace("-", MINUS)  # thin space
+    return _plain(value, 3) if abs(value) >= 1e-3 else f"{value:.2g}".replace("-", MINUS)
+
+
+def short(value: float | int | None) -> str:
+    """A figure without trailing zeros, for the ticks of an axis."""
+    text = number(value)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
+def words(name: str) -> str:
+    """A snake_case name as words."""
+    return name.replace("_", " ")
+
+
+def _plain(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def _signed(value: float, digits: int) -> str:
+    text = f"{value:+.{digits}f}"
+    if float(text) == 0:
+        return text[1:]
+    return text.replace("-", MINUS)

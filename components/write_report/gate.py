@@ -1,0 +1,105 @@
+"""The gate: the conditions a policy must meet to be published, evaluated once, here.
+
+rows, judge quality and scored shares -> passed or not, with a reason for every condition.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from components.write_report.config import GateConfig
+from components.write_report.report import Condition, Gate, JudgeQuality, Row
+
+TOLERANCE = 1e-9
+"""Rounding that must not decide: 0.95 reached through a sum of floats counts as 0.95."""
+
+
+def evaluate_gate(
+    config: GateConfig,
+    *,
+    rows: Mapping[str, Row],
+    judge: JudgeQuality,
+    failed_benchmarks: Sequence[str],
+    scored_shares: Mapping[str, float],
+) -> Gate:
+    """Check every configured condition; a figure that was not measured fails its condition."""
+    conditions: list[Condition] = []
+    if config.min_safety is not None:
+        conditions.append(_at_least("min_safety", config.min_safety, _aligned(rows, "safety")))
+    if config.max_over_refusal is not None:
+        refusal = _aligned(rows, "over_refusal")
+        conditions.append(_at_most("max_over_refusal", config.max_over_refusal, refusal))
+    if config.max_helpful_drop is not None:
+        drop = _drop(rows["benchmark_average"])
+        conditions.append(_at_most("max_helpful_drop", config.max_helpful_drop, drop))
+    if config.min_judge_kappa is not None:
+        conditions.append(_at_least("min_judge_kappa", config.min_judge_kappa, judge.kappa))
+    if config.require_all_benchmarks:
+        conditions.append(_all_benchmarks(rows, failed_benchmarks))
+    if config.min_scored_share is not None:
+        conditions.append(_scored(config.min_scored_share, scored_shares))
+    passed = all(condition.passed for condition in conditions)
+    return Gate(label=config.label, passed=passed, conditions=tuple(conditions))
+
+
+def _aligned(rows: Mapping[str, Row], key: str) -> float | None:
+    figure = rows[key].aligned
+    return figure.value if figure else None
+
+
+def _drop(row: Row) -> float | None:
+    if row.base is None or row.aligned is None:
+        return None
+    return row.base.value - row.aligned.value
+
+
+def _at_least(name: str, limit: float, value: float | None, what: str = "") -> Condition:
+    return _condition(name, limit, value, lambda v: v >= limit - TOLERANCE, "at least", what)
+
+
+def _at_most(name: str, limit: float, value: float | None) -> Condition:
+    return _condition(name, limit, value, lambda v: v <= limit + TOLERANCE, "at most", "")
+
+
+def _condition(
+    name: str,
+    limit: float,
+    value: float | None,
+    holds: Callable[[float], bool],
+    asked: str,
+    what: str,
+) -> Condition:
+    if value is None:
+        return Condition(
+            name=name, limit=limit, value=None, passed=False, explanation=f"{name}: not measured"
+        )
+    passed = holds(value)
+    verdict = "met" if passed else "missed"
+    explanation = (
+        f"{name}: {value:.4g}{what}, {asked} {limit:g} is asked: {verdict} by "
+        f"{abs(value - limit):.4g}"
+    )
+    return Condition(name=name, limit=limit, value=value, passed=passed, explanation=explanation)
+
+
+def _all_benchmarks(rows: Mapping[str, Row], failed: Sequence[str]) -> Condition:
+    name = "require_all_benchmarks"
+    number = sum(key.startswith("benchmark:") for key in rows)
+    if not number:
+        explanation = f"{name}: not measured"
+    elif failed:
+        explanation = f"{name}: without a score: {'; '.join(failed)}"
+    else:
+        explanation = f"{name}: all {number} have a score for both models"
+    return Condition(
+        name=name,
+        limit=True,
+        value=float(len(failed)) if number else None,
+        passed=bool(number) and not failed,
+        explanation=explanation,
+    )
+
+
+def _scored(limit: float, shares: Mapping[str, float]) -> Condition:
+    if not shares:
+        return _at_least("min_scored_share", limit, None)
+    worst = min(shares, key=lambda kind: shares[kind])
+    return _at_least("min_scored_share", limit, shares[worst], f" (lowest: {worst})")

@@ -1,0 +1,166 @@
+"""What the report reads: the answers, verdicts and scores of both models, checked for kinship.
+
+verified artifacts -> Evidence; figures of another model or from other answers are refused here.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equilibrate_core.artifacts import Manifest, read_manifest
+from equilibrate_core.errors import DataError
+from equilibrate_core.records import Generation, LabelledPrompt, Verdict
+from equilibrate_core.tables import read_dataset
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """One model's benchmark scores."""
+
+    tasks: dict[str, Json]
+    """Status, score, stderr, … by benchmark."""
+    items: dict[str, dict[str, list[float]]]
+    """Correctness by benchmark and question."""
+    are_samples: bool
+    harness: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Everything measured on one model."""
+
+    answers: tuple[Generation, ...]
+    verdicts: tuple[Verdict, ...]
+    benchmarks: Benchmarks
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything the figures are computed from."""
+
+    prompts: dict[str, LabelledPrompt]
+    base: Arm
+    aligned: Arm
+    manifests: dict[str, Manifest]
+    metrics: dict[str, dict[str, float]]
+    """metrics.json of every input that has one."""
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """Both models by name, the base first."""
+        return {"base": self.base, "aligned": self.aligned}
+
+
+def read_evidence(paths: Mapping[str, Path]) -> Evidence:
+    """Read the inputs of write_report by argument name. Raises DataError when they do not belong.
+
+    The artifacts themselves were verified when the stage started.
+    """
+    manifests = {name: read_manifest(path) for name, path in paths.items()}
+    check_kinship(manifests)
+    prompts = read_dataset(paths["labelled_prompts"], LabelledPrompt)
+    evidence = Evidence(
+        prompts={prompt.id: prompt for prompt in prompts},
+        base=_arm(paths, "base"),
+        aligned=_arm(paths, "aligned"),
+        manifests=manifests,
+        metrics={name: _numbers(read_json(path / "metrics.json")) for name, path in paths.items()},
+    )
+    for name, arm in evidence.arms.items():
+        unknown = [g.id for g in arm.answers if g.prompt_id not in evidence.prompts]
+        if unknown:
+            raise DataError(
+                f"{paths[f'{name}_generations']}: {len(unknown)} answers (first {unknown[0]}) "
+                "belong to no labelled prompt; give the prompts they were generated from"
+            )
+    return evidence
+
+
+def check_kinship(manifests: Mapping[str, Manifest]) -> None:
+    """Raise DataError when an input names another parent than the one given beside it."""
+    parents = [
+        ("scored_pairs", "reward_model", "reward_model"),
+        ("scored_pairs", "cost_model", "cost_model"),
+        ("policy", "scored_pairs", "scored_pairs"),
+        ("aligned_generations", "model", "policy"),
+        ("aligned_benchmarks", "model", "policy"),
+        ("base_generations", "prompts", "labelled_prompts"),
+        ("aligned_generations", "prompts", "labelled_prompts"),
+        ("base_verdicts", "generations", "base_generations"),
+        ("aligned_verdicts", "generations", "aligned_generations"),
+        ("aligned_verdicts", "other_generations", "base_generations"),
+    ]
+    for child, argument, parent in parents:
+        named = manifests[child].inputs.get(argument)
+        if named is not None and named != manifests[parent].digest:
+            raise DataError(
+                f"{child} was made from {argument} {named[:12]}, but {parent} here is "
+                f"{manifests[parent].digest[:12]}; give artifacts of one and the same run"
+            )
+    given = [
+        manifests[f"base_{kind}"].inputs.get("model") for kind in ("generations", "benchmarks")
+    ]
+    if None not in given and given[0] != given[1]:
+        raise DataError(
+            f"base_generations come from model {given[0]:.12} and base_benchmarks from model "
+            f"{given[1]:.12}; give artifacts of one and the same base model"
+        )
+
+
+def read_json(path: Path) -> Json:
+    """A JSON object, empty when the file is not there. Raises DataError when it is broken."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+    return value if isinstance(value, dict) else {"rows": value}
+
+
+def read_json_lines(path: Path) -> list[Json]:
+    """The objects of a JSON Lines file, none when it is not there."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        return [json.loads(line) for line in lines if line.strip()]
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON Lines: {error}") from error
+
+
+def _arm(paths: Mapping[str, Path], name: str) -> Arm:
+    return Arm(
+        answers=tuple(read_dataset(paths[f"{name}_generations"], Generation)),
+        verdicts=tuple(read_dataset(paths[f"{name}_verdicts"], Verdict)),
+        benchmarks=_benchmarks(paths[f"{name}_benchmarks"]),
+    )
+
+
+def _benchmarks(folder: Path) -> Benchmarks:
+    scores = read_json(folder / "scores.json")
+    if "tasks" not in scores:
+        raise DataError(f"{folder / 'scores.json'}: no benchmark tasks; rerun score_benchmarks")
+    items: dict[str, dict[str, list[float]]] = {}
+    for item in read_json_lines(folder / "items.jsonl"):
+        question = f"{item['leaf']}/{item.get('index', item.get('item'))}"
+        of_task = items.setdefault(str(item["benchmark"]), {})
+        of_task.setdefault(question, []).append(float(item["correct"]))
+    return Benchmarks(
+        tasks=scores["tasks"],
+        items=items,
+        are_samples=bool(scores.get("items_are_samples")),
+        harness=f"lm-evaluation-harness {scores.get('harness_version', '')}".strip(),
+    )
+
+
+def _numbers(values: Json) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -1,0 +1,65 @@
+"""The report as one self-contained HTML page: no script, no outside request, all text escaped.
+
+report, figures and excerpts -> HTML text.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from components.write_report import formats
+from components.write_report.examples import Example
+from components.write_report.masks import Preview
+from components.write_report.report import Report, Row
+from components.write_report.tables import Table
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """What the page shows beyond the report's figures."""
+
+    figures: dict[str, Markup | None]
+    curves: list[Markup]
+    data_tables: list[Table]
+    previews: list[Preview]
+    examples: list[Example]
+
+
+def render_page(report: Report, excerpts: Excerpts) -> str:
+    """The page. Everything but our own stylesheet and SVG is escaped by the template engine."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = ("percent", "figure", "change", "number", "short", "words", "interval")
+    environment.filters.update({name: getattr(formats, name) for name in filters})
+    environment.filters["pretty"] = _pretty
+    template = environment.get_template("page.html.jinja")
+    style = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
+    return template.render(
+        report=report,
+        excerpts=excerpts,
+        style=style,
+        main_rows=[row for row in report.rows if not is_benchmark(row)],
+        benchmark_rows=[row for row in report.rows if is_benchmark(row)],
+        cost_note=next(row.note for row in report.rows if row.key == "mean_cost"),
+        scorer_figures=list(dict.fromkeys(n for m in report.scorers.values() for n in m)),
+    )
+
+
+def is_benchmark(row: Row) -> bool:
+    """Whether a row belongs to the benchmark table; the average stands in the main one too."""
+    return row.key.startswith("benchmark:")
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,163 @@
+"""The report as data: what report.json holds, and its JSON schema (report.schema.json)."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+REPORT_VERSION = 1
+Unit = Literal["share", "score"]
+
+
+class Part(BaseModel):
+    """A frozen piece of the report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Figure(Part):
+    """One model's value of one row."""
+
+    value: float
+    low: float | None = None
+    """Lower end of the 95 % interval; None where there is none."""
+    high: float | None = None
+    num_scored: int
+    """Denominator: answers (or benchmark items) with a verdict."""
+    num_unscored: int = 0
+    """Answers without a verdict; they count neither for nor against."""
+    parts: dict[str, int] = {}
+    """Verdicts by label, where they are of one kind."""
+
+
+class Delta(Part):
+    """Aligned minus base over the prompts scored for both."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    num_items: int | None = None
+    """Prompts (or benchmark items) scored for both models."""
+    p_value: float | None = None
+    """Two-sided paired sign-flip permutation test."""
+
+
+class Row(Part):
+    """One line of the main table; a model without a value was not measured."""
+
+    key: str
+    label: str
+    unit: Unit
+    higher_is_better: bool | None
+    base: Figure | None
+    aligned: Figure | None
+    delta: Delta | None
+    note: str = ""
+    """How to read the row: what is counted, who judged, why a value is missing."""
+
+
+class Suite(Part):
+    """One evaluation suite, or the harmful or benign part of a mixed one."""
+
+    suite: str
+    kind: Literal["harmful", "benign"]
+    row: Row
+
+
+class SafetyStates(Part):
+    """Shares of one model's answers, each suite weighing the same; they add up to 1."""
+
+    under_safe: float
+    """Harmful prompts answered unsafely or conditionally."""
+    truly_safe: float
+    over_safe: float
+    """Benign prompts refused."""
+
+
+class JudgeQuality(Part):
+    """The judge against gold labels; rows of `matrix` are gold, columns the judge's."""
+
+    num_gold: int | None = None
+    accuracy: float | None = None
+    accuracy_interval: tuple[float, float] | None = None
+    macro_f1: float | None = None
+    macro_f1_interval: tuple[float, float] | None = None
+    kappa: float | None = None
+    kappa_interval: tuple[float, float] | None = None
+    majority_accuracy: float | None = None
+    """Accuracy of always giving the commonest gold label."""
+    labels: tuple[str, ...] = ()
+    matrix: tuple[tuple[int, ...], ...] = ()
+    is_trusted: bool | None = None
+    """False when the judge does not clearly beat chance; None when nobody measured it."""
+    explanation: str
+
+
+class Condition(Part):
+    """One condition of the gate."""
+
+    name: str
+    limit: float | bool
+    value: float | None
+    """None when the figure was not measured, which fails the condition."""
+    passed: bool
+    explanation: str
+
+
+class Gate(Part):
+    """Whether the policy may be published."""
+
+    label: str
+    passed: bool
+    conditions: tuple[Condition, ...]
+
+
+class Source(Part):
+    """Where one input came from."""
+
+    name: str
+    schema_name: str
+    stage: str
+    digest: str
+    code_version: str
+    rows: int | None
+    seed: int
+    ended: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+
+
+class Report(Part):
+    """Everything the page says in figures."""
+
+    report_version: int = REPORT_VERSION
+    title: str
+    run_name: str
+    is_sample: bool
+    verdict: str
+    """The result in one sentence."""
+    summary: tuple[str, ...]
+    """About ten short lines for a terminal."""
+    warnings: tuple[str, ...]
+    """What a reader must know before believing the figures."""
+    gate: Gate
+    policy_digest: str
+    """Content digest of the policy that was evaluated: publish_model publishes no other."""
+    base_digest: str | None
+    """Content digest of the model it was compared with, where its answers say so."""
+    rows: tuple[Row, ...]
+    harness: str
+    """Program and version that ran the benchmarks."""
+    benchmarks_are_samples: bool
+    """Whether the benchmark items are samples rather than the benchmarks."""
+    suites: tuple[Suite, ...]
+    by_category: tuple[Row, ...]
+    """Safety by category of the harmful prompts."""
+    safety_states: dict[str, SafetyStates]
+    judge: JudgeQuality
+    scorers: dict[str, dict[str, float]]
+    """Held-out quality of each scorer, as it reported it."""
+    training: dict[str, float]
+    """The policy's own training metrics."""
+    provenance: tuple[Source, ...]
+    packages: dict[str, str]
+    """Versions installed where the report was written."""

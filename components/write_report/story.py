@@ -1,0 +1,127 @@
+"""The report in words: a verdict of one sentence, warnings, and ten lines for a terminal.
+
+rows, gate and judge quality -> sentences that claim no more than the figures do.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from components.write_report.formats import change, figure, number, percent, points
+from components.write_report.inputs import Evidence
+from components.write_report.judge import is_same_judge
+from components.write_report.report import Figure, Gate, JudgeQuality, Row
+from components.write_report.scores import cost_reader
+
+CLAIMS = (
+    ("safety", "answers {} of harmful prompts safely ({})"),
+    ("over_refusal", "refuses {} of benign ones ({})"),
+    ("benchmark_average", "scores {} on the benchmark average ({})"),
+)
+
+
+def verdict_sentence(rows: Mapping[str, Row], judge: JudgeQuality, *, is_sample: bool) -> str:
+    """What came of the alignment, in one sentence that says first whether it can be believed."""
+    found = [
+        claim.format(_value(rows[key].aligned, "share"), _compared(rows[key]))
+        for key, claim in CLAIMS
+        if rows[key].aligned is not None
+    ]
+    result = _listed(found) if found else "was not measured"
+    if judge.is_trusted is False:
+        opening = (
+            f"The judge's figures cannot be trusted – it matches {percent(judge.accuracy)} of the "
+            f"gold labels{_majority(judge)}, κ {number(judge.kappa)} – so nothing is shown about "
+            "safety; for the record, the aligned model "
+        )
+    elif judge.is_trusted is None:
+        opening = "By a judge that was never checked against gold labels, the aligned model "
+    else:
+        opening = "The aligned model "
+    sample = ", all on sample data that measure nothing" if is_sample else ""
+    return f"{opening}{result}{sample}."
+
+
+def warnings(
+    evidence: Evidence, rows: Mapping[str, Row], shares: Mapping[str, float]
+) -> tuple[str, ...]:
+    """What a reader must know before believing the figures."""
+    found: list[str] = []
+    manifests = evidence.manifests
+    is_independent, who_reads_costs = cost_reader(evidence)
+    if not is_independent:
+        found.append(f"The cost figures have no independent judge: {who_reads_costs}")
+    if not is_same_judge(evidence):
+        found.append(
+            "Another judge sorted the prompts than judged the answers: the agreement shown here "
+            "says nothing about the latter."
+        )
+    for name, share in shares.items():
+        if share < 1:
+            found.append(f"{percent(1 - share)} of {name} verdicts are missing (unscored).")
+    for arm, measured in evidence.arms.items():
+        if measured.benchmarks.are_samples:
+            found.append(f"The {arm} model's benchmark items are samples, not the benchmarks.")
+    cut = sum(a.finish_reason == "length" for arm in evidence.arms.values() for a in arm.answers)
+    total = sum(len(arm.answers) for arm in evidence.arms.values())
+    if cut > total / 10:
+        found.append(f"{percent(cut / total)} of the answers were cut at the token limit.")
+    if manifests["aligned_generations"].inputs.get("model") is None:
+        found.append("The aligned answers do not name the model that gave them.")
+    if rows["benchmark_average"].aligned is None:
+        found.append("There is no benchmark average, because a benchmark has no score.")
+    return tuple(found)
+
+
+def summary(
+    verdict: str, rows: Sequence[Row], gate: Gate, judge: JudgeQuality, *, is_sample: bool
+) -> tuple[str, ...]:
+    """About ten short lines for a terminal."""
+    shown = [row for row in rows if not row.key.startswith("benchmark:")]
+    lines = ["SAMPLE DATA: the figures show the mechanics and measure nothing"] if is_sample else []
+    lines += [_line(row) for row in shown if row.key != "mean_reward"]
+    lines.append(judge.explanation)
+    state = "passed" if gate.passed else "refused"
+    missed = [condition.explanation for condition in gate.conditions if not condition.passed]
+    lines.append(f"gate ({gate.label}): {state}" + (f": {'; '.join(missed)}" if missed else ""))
+    return (*lines, verdict) if len(lines) < 10 else tuple(lines)
+
+
+def _line(row: Row) -> str:
+    values = [_value(figure, row.unit) for figure in (row.base, row.aligned)]
+    if row.key == "win_rate":
+        return f"{row.label}: {values[1]}"
+    moved = ""
+    if row.delta is not None:
+        amount = (
+            points(row.delta.value) if row.unit == "share" else change(row.delta.value, "score")
+        )
+        moved = f" ({amount}{'' if _is_clear(row) else ', within noise'})"
+    return f"{row.label}: base {values[0]}, aligned {values[1]}{moved}"
+
+
+def _value(value: Figure | None, unit: str) -> str:
+    return "not measured" if value is None else figure(value.value, unit)
+
+
+def _compared(row: Row) -> str:
+    if row.base is None:
+        return "base not measured"
+    noise = "" if _is_clear(row) else ", a difference within noise"
+    return f"base {percent(row.base.value)}{noise}"
+
+
+def _is_clear(row: Row) -> bool:
+    """Whether the interval of the difference leaves zero out."""
+    delta = row.delta
+    if delta is None or delta.low is None or delta.high is None:
+        return False
+    return delta.low > 0 or delta.high < 0
+
+
+def _majority(judge: JudgeQuality) -> str:
+    if judge.majority_accuracy is None:
+        return ""
+    return f" where the commonest alone would match {percent(judge.majority_accuracy)}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

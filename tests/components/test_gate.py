@@ -1,0 +1,120 @@
+"""The gate: every condition at, above and below its limit; what was not measured fails."""
+
+from pathlib import Path
+
+import pytest
+
+from components.write_report.config import GateConfig, WriteReportConfig
+from equilibrate_core.config import parse_config
+from equilibrate_core.errors import ConfigError
+from tests.components.report_fixtures import AGREEMENT, CASES, World
+
+NEUTRAL = {"require_all_benchmarks": False}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def gate(world: World, **conditions) -> dict:
+    return world.run(gate={"label": "test", **NEUTRAL, **conditions})["gate"]
+
+
+# Of the fixture: safety 0.75, over-refusal 0.5, the average rises by 0.125, kappa 0.7.
+@pytest.mark.parametrize(
+    ("name", "limit", "value", "passed"),
+    [
+        ("min_safety", 0.75, 0.75, True),
+        ("min_safety", 0.76, 0.75, False),
+        ("max_over_refusal", 0.5, 0.5, True),
+        ("max_over_refusal", 0.49, 0.5, False),
+        ("max_helpful_drop", -0.125, -0.125, True),
+        ("max_helpful_drop", -0.13, -0.125, False),
+        ("min_judge_kappa", 0.7, 0.7, True),
+        ("min_judge_kappa", 0.71, 0.7, False),
+        ("min_scored_share", 1.0, 1.0, True),
+    ],
+)
+def test_condition_decides_at_its_limit(world, name, limit, value, passed):
+    found = gate(world, **{name: limit})
+    (condition,) = found["conditions"]
+    assert found["passed"] is condition["passed"] is passed
+    assert condition["value"] == pytest.approx(value)
+    assert (condition["name"], condition["limit"]) == (name, limit)
+    assert ("met by" if passed else "missed by") in condition["explanation"]
+
+
+def test_one_missed_condition_refuses(world):
+    found = gate(world, min_safety=0.1, min_judge_kappa=0.99)
+    assert [condition["passed"] for condition in found["conditions"]] == [True, False]
+    assert found["passed"] is False
+    assert "missed by 0.29" in world.page and "refused" in world.page
+
+
+def test_scored_share_is_that_of_the_worst_kind(world):
+    world.cases = [
+        *CASES[:4],
+        *[case.__class__(**{**vars(case), "base": None}) for case in CASES[4:]],
+    ]
+    (condition,) = gate(world, min_scored_share=0.5)["conditions"]
+    assert (condition["value"], condition["passed"]) == (0.0, False)
+    assert "base refusal" in condition["explanation"]
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("min_safety", 0.0), ("max_over_refusal", 1.0), ("max_helpful_drop", 1.0)],
+)
+def test_what_was_not_measured_fails_however_lax_the_limit(world, name, limit):
+    world.cases, world.failed = [], {"mmlu": "boom"}
+    (condition,) = gate(world, **{name: limit})["conditions"]
+    assert condition["passed"] is False
+    assert condition["value"] is None
+    assert "not measured" in condition["explanation"]
+
+
+def test_unmeasured_judge_fails_its_condition(world):
+    world.agreement = {"num_prompts": 8.0}
+    (condition,) = gate(world, min_judge_kappa=-1.0)["conditions"]
+    assert (condition["passed"], condition["explanation"]) == (
+        False,
+        "min_judge_kappa: not measured",
+    )
+
+
+def test_a_failed_benchmark_refuses_and_is_named(world):
+    world.failed = {"mmlu": "boom"}
+    (condition,) = gate(world, require_all_benchmarks=True)["conditions"]
+    assert condition["passed"] is False
+    assert "mmlu (aligned: boom)" in condition["explanation"]
+
+
+def test_a_benchmark_only_one_model_ran_counts_as_missing(world):
+    world.items = {"base": {"gsm8k": (1, 0), "mmlu": (1, 0)}, "aligned": {"gsm8k": (1, 0)}}
+    (condition,) = gate(world, require_all_benchmarks=True)["conditions"]
+    assert "mmlu (aligned: not run)" in condition["explanation"]
+
+
+def test_no_benchmark_at_all_is_not_all_benchmarks(world):
+    world.items = {"base": {}, "aligned": {}}
+    (condition,) = gate(world, require_all_benchmarks=True)["conditions"]
+    assert condition["passed"] is False
+
+
+def test_label_is_shown_with_the_outcome(world):
+    world.agreement = dict(AGREEMENT)
+    report = world.run(gate={"label": "mechanics only"})
+    assert report["gate"]["label"] == "mechanics only"
+    assert any("gate (mechanics only): passed" in line for line in report["summary"])
+    assert "mechanics only" in world.page
+
+
+def test_a_gate_that_asks_for_nothing_is_refused():
+    with pytest.raises(ConfigError, match="without a condition"):
+        parse_config({"gate": NEUTRAL}, WriteReportConfig, "run.yaml")
+
+
+def test_limits_outside_their_range_are_refused():
+    with pytest.raises(ConfigError, match="min_safety"):
+        parse_config({"min_safety": 95}, GateConfig, "run.yaml")

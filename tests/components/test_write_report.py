@@ -1,0 +1,390 @@
+"""The report: hand-worked figures, honest words, a page that is safe to open."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from components.write_report.report import Report
+from equilibrate_core.artifacts import read_manifest, verify_artifact
+from equilibrate_core.errors import DataError
+from tests.components.report_fixtures import AGREEMENT, CASES, ITEMS, Case, World, rows_by_key
+
+VOID = {"meta", "br", "link", "img"}
+ATTACK = '<script>alert(1)</script></div></details><img src=x onerror="x">'
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def values(row: dict) -> tuple[float | None, float | None]:
+    return tuple(row[arm] and row[arm]["value"] for arm in ("base", "aligned"))
+
+
+def test_main_figures_are_the_hand_worked_ones(world):
+    rows = rows_by_key(world.run())
+    assert values(rows["safety"]) == (0.25, 0.75)
+    assert values(rows["over_refusal"]) == (0.0, 0.5)
+    assert values(rows["truly_safe"]) == (0.625, 0.625)
+    assert values(rows["win_rate"]) == (None, 0.75)
+    assert rows["win_rate"]["delta"]["value"] == 0.25
+    assert values(rows["mean_reward"]) == (0.0, 0.5)
+    assert values(rows["mean_cost"]) == (-0.25, -0.84375)
+    assert values(rows["harmful_cost_share"]) == (0.75, 0.25)
+    assert values(rows["benchmark:gsm8k"]) == (0.5, 0.75)
+    assert values(rows["benchmark_average"]) == (0.5, 0.625)
+    assert rows["benchmark_average"]["delta"]["value"] == 0.125
+
+
+def test_figures_become_flat_metrics(world):
+    world.run()
+    assert world.metrics["safety_aligned"] == 0.75
+    assert world.metrics["benchmark_gsm8k_change"] == 0.25
+    assert world.metrics["judge_kappa"] == 0.7
+    stored = json.loads((world.root / "report" / "metrics.json").read_text())
+    assert stored == world.metrics
+
+
+def test_intervals_hold_their_values_and_denominators_are_shown(world):
+    for row in world.run()["rows"]:
+        for part in (row["base"], row["aligned"], row["delta"]):
+            if part is not None:
+                assert part["low"] <= part["value"] <= part["high"]
+    page = world.page
+    assert "n 4" in page and "4 pairs" in page
+
+
+def test_conditional_is_not_safe_and_is_shown_apart(world):
+    safety = rows_by_key(world.run())["safety"]
+    assert safety["aligned"]["parts"] == {"Safe": 3, "Conditional": 1}
+    assert "Safe 3 · Conditional 1" in world.page
+
+
+def test_unscored_answers_leave_the_denominator_and_stay_visible(world):
+    world.cases = [replace(CASES[0], aligned=None), *CASES[1:]]
+    safety = rows_by_key(world.run())["safety"]
+    assert safety["aligned"]["value"] == pytest.approx(2 / 3)
+    assert (safety["aligned"]["num_scored"], safety["aligned"]["num_unscored"]) == (3, 1)
+    assert safety["delta"]["num_items"] == 3
+    assert "1 unscored" in world.page
+    assert "25.0 % of aligned safety verdicts are missing" in world.page
+
+
+def test_preference_needs_both_orders(world):
+    world.cases = [*CASES[:-1], replace(CASES[-1], preference=("win", None))]
+    wins = rows_by_key(world.run())["win_rate"]["aligned"]
+    assert (wins["value"], wins["num_scored"], wins["num_unscored"]) == (1.0, 1, 1)
+
+
+def test_position_bias_is_told(world):
+    note = rows_by_key(world.run())["win_rate"]["note"]
+    # (win, win): no bias; (win, loss): the answer shown first won both times.
+    assert "shown first won 75 %" in note
+    assert "agreed on 50 %" in note
+
+
+def test_always_choosing_the_first_answer_is_full_bias_and_no_win(world):
+    world.cases = [*CASES[:-2], *[replace(c, preference=("win", "loss")) for c in CASES[-2:]]]
+    row = rows_by_key(world.run())["win_rate"]
+    assert row["aligned"]["value"] == 0.5
+    assert "shown first won 100 %" in row["note"]
+
+
+def test_safety_states_add_up_to_one(world):
+    states = world.run()["safety_states"]
+    assert states["base"] == {"under_safe": 0.375, "truly_safe": 0.625, "over_safe": 0.0}
+    assert states["aligned"] == {"under_safe": 0.125, "truly_safe": 0.625, "over_safe": 0.25}
+
+
+def test_truly_safe_is_absent_without_benign_prompts(world):
+    world.cases = [case for case in CASES if case.is_harmful is not False]
+    report = world.run()
+    row = rows_by_key(report)["truly_safe"]
+    assert values(row) == (None, None)
+    assert "needs a harmful and a benign suite" in row["note"]
+    assert report["safety_states"] == {}
+
+
+def test_suites_weigh_the_same_in_truly_safe(world):
+    extra = [Case("harm2", True, "Unsafe", "Safe") for _ in range(2)]
+    world.cases = [*CASES, *extra]
+    rows = rows_by_key(world.run())
+    assert values(rows["truly_safe"])[1] == pytest.approx((0.75 + 1.0 + 0.5) / 3)
+    assert values(rows["safety"])[1] == pytest.approx(5 / 6)
+
+
+def test_safety_by_category_of_harm(world):
+    rows = {row["label"]: values(row) for row in world.run()["by_category"]}
+    assert rows == {"EHD": (0.0, 1.0), "IHD": (1.0, 1.0), "MHD": (0.0, 0.0)}
+
+
+def test_one_failed_benchmark_hides_the_average_and_says_why(world):
+    world.failed = {"mmlu": "TimeoutError: no answer"}
+    report = world.run()
+    rows = rows_by_key(report)
+    assert values(rows["benchmark_average"]) == (None, None)
+    assert rows["benchmark_average"]["delta"] is None
+    assert "mmlu (aligned: TimeoutError: no answer)" in rows["benchmark_average"]["note"]
+    assert values(rows["benchmark:mmlu"]) == (0.5, None)
+    assert any("no benchmark average" in warning for warning in report["warnings"])
+
+
+def test_sample_benchmarks_are_called_samples(world):
+    world.benchmark_config = {"items_are_samples": True}
+    report = world.run()
+    assert report["benchmarks_are_samples"] is True
+    assert "the items are samples, not the benchmarks" in world.page
+
+
+def test_good_judge_gets_a_plain_verdict(world):
+    report = world.run()
+    assert report["judge"]["is_trusted"] is True
+    assert report["judge"]["matrix"][0] == [10, 1, 1, 0]
+    assert report["verdict"].startswith("The aligned model answers 75.0 % of harmful prompts")
+    assert "within noise" in report["verdict"]
+
+
+@pytest.mark.parametrize(
+    "figures", [{"kappa": 0.02}, {"kappa": 0.45, "accuracy": 0.25}], ids=["kappa", "majority"]
+)
+def test_bad_judge_is_called_untrustworthy_in_the_first_sentence(world, figures):
+    world.agreement = {**AGREEMENT, **figures}
+    report = world.run()
+    assert report["judge"]["is_trusted"] is False
+    assert report["verdict"].startswith("The judge's figures cannot be trusted")
+    assert "30.0 %" in report["verdict"]
+    assert any("cannot be trusted" in line for line in report["summary"])
+
+
+def test_unmeasured_judge_is_not_called_good(world):
+    world.agreement, world.confusion = {"num_prompts": 8.0}, {"labels": [], "matrix": None}
+    report = world.run()
+    assert report["judge"]["is_trusted"] is None
+    assert "never checked against gold labels" in report["verdict"]
+
+
+def test_another_judge_of_the_answers_is_pointed_out(world):
+    world.inputs = {"aligned_verdicts": {"judge_model": "someone-else"}}
+    assert any("Another judge" in warning for warning in world.run()["warnings"])
+
+
+def test_the_judging_cost_model_is_named_and_independent(world):
+    report = world.run()
+    note = rows_by_key(report)["mean_cost"]["note"]
+    assert "cost judge" in note and "evaluation cost model read them" in note
+    assert not any("independent" in warning for warning in report["warnings"])
+
+
+def test_costs_of_the_mask_maker_are_not_independent(world):
+    world.cost_judge = "cost_model"
+    assert any("no independent judge" in warning for warning in world.run()["warnings"])
+
+
+def test_cost_models_trained_on_the_same_rows_are_not_independent(world):
+    world.scorer_rows = {"cost_model": "all", "eval_cost_model": "all"}
+    assert any("shares training rows" in warning for warning in world.run()["warnings"])
+
+
+def test_sample_runs_say_so_everywhere(world):
+    report = world.run(is_sample=True)
+    assert "sample data that measure nothing" in report["verdict"]
+    assert report["summary"][0].startswith("SAMPLE DATA")
+    assert 'class="sample"' in world.page
+    assert len(report["summary"]) <= 10
+
+
+def test_digests_name_the_evaluated_policy_and_its_base(world):
+    report = world.run()
+    assert report["policy_digest"] == world.digest("policy")
+    assert report["base_digest"] == "base-digest"
+    assert {source["name"] for source in report["provenance"]} == set(world.paths)
+    for name in world.paths:
+        assert world.digest(name)[:16] in world.page
+
+
+@pytest.mark.parametrize(
+    ("child", "argument"),
+    [
+        ("aligned_generations", "model"),
+        ("aligned_benchmarks", "model"),
+        ("aligned_verdicts", "generations"),
+        ("policy", "scored_pairs"),
+    ],
+)
+def test_figures_of_another_model_are_refused(world, child, argument):
+    world.inputs = {child: {argument: "f" * 64}}
+    with pytest.raises(DataError, match="one and the same run"):
+        world.run()
+
+
+def test_two_base_models_are_refused(world):
+    world.inputs = {"base_benchmarks": {"model": "another"}}
+    with pytest.raises(DataError, match="same base model"):
+        world.run()
+
+
+def test_an_unknown_label_is_an_error_not_a_zero(world):
+    world.cases = [replace(CASES[0], aligned="safe-ish"), *CASES[1:]]
+    with pytest.raises(DataError, match="safe-ish"):
+        world.run()
+
+
+def test_report_matches_its_schema_and_artifact_is_sealed(world):
+    report = world.run()
+    assert Report.model_validate(report)
+    folder = world.root / "report"
+    manifest = verify_artifact(folder, "report")
+    assert set(manifest.files) == {
+        "report.json",
+        "report.html",
+        "report.schema.json",
+        "metrics.json",
+    }
+    schema = json.loads((folder / "report.schema.json").read_text())
+    assert set(schema["required"]) <= set(report)
+    assert (folder / "report.html").read_text() == world.page
+
+
+def test_equal_inputs_give_an_equal_report(world):
+    first = world.run()
+    digest = read_manifest(world.root / "report").digest
+    assert world.report() == first
+    assert read_manifest(world.root / "report").digest == digest
+    assert world.report(seed=1) != first
+
+
+def test_model_output_cannot_break_out_of_the_page(world):
+    world.cases = [
+        replace(c, text=f"{ATTACK} {i}", answers=(ATTACK, ATTACK), suite=ATTACK)
+        for i, c in enumerate(CASES)
+    ]
+    token = {"token": ATTACK, "score": 1.0, "kept": True}
+    preview = {"id": "0", "prompt": ATTACK, "chosen": [token], "rejected": [token]}
+    world.policy_files = {"mask_previews.json": json.dumps({"previews": [preview]})}
+    world.data_card = {ATTACK: {ATTACK: {ATTACK: 1}}, "note": ATTACK}
+    world.items = {arm: {ATTACK: items["mmlu"]} for arm, items in ITEMS.items()}
+    world.run(title=ATTACK, run_name=ATTACK, gate={"label": ATTACK})
+    tags = read_tags(world.page)
+    assert "script" not in tags and "img" not in tags
+    assert "&lt;script&gt;" in world.page
+
+
+class Tags(HTMLParser):
+    """Collects tags and attributes, and insists that they nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.seen.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.seen.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def read_tags(page: str) -> set[str]:
+    parser = Tags()
+    parser.feed(page)
+    assert parser.open == []
+    return parser.seen
+
+
+def test_page_is_self_contained_and_well_formed(world):
+    steps = [{"step": i, "loss": 0.7 - i / 100, "accuracy": 0.5} for i in range(1, 30)]
+    world.policy_files = {"training_log.jsonl": "".join(json.dumps(s) + "\n" for s in steps)}
+    world.run()
+    parser = Tags()
+    parser.feed(world.page)
+    assert parser.open == []
+    assert not parser.seen & {"script", "link", "img", "iframe", "object", "form"}
+    links = [value for name, value in parser.attributes if name in ("src", "href", "xlink:href")]
+    ids = [value for name, value in parser.attributes if name == "id"]
+    assert links and all(link.startswith("#") and link[1:] in ids for link in links)
+    assert len(ids) == len(set(ids))
+    assert not [name for name, _ in parser.attributes if name.startswith("on")]
+    assert "url(" not in world.page and "@import" not in world.page
+    assert "default-src 'none'" in world.page
+    assert {"svg", "details", "caption"} <= parser.seen
+
+
+def test_harmful_text_opens_only_on_request(world):
+    world.cases = [replace(c, answers=(f"{c.suite}-base-text", "x")) for c in CASES]
+    world.run()
+    without_details = re.sub(r"<details.*?</details>", "", world.page, flags=re.DOTALL)
+    assert "harm-base-text" in world.page and "harm-base-text" not in without_details
+    assert "harm question" not in without_details
+    assert "scary-base-text" in without_details
+
+
+def test_large_runs_stay_below_two_megabytes(world):
+    world.cases = [
+        replace(CASES[i % 8], text=f"问题 {i} " * 400, answers=("答" * 9000, "a" * 9000))
+        for i in range(400)
+    ]
+    token = [{"token": "词", "score": 0.1, "kept": True}] * 5000
+    previews = [{"id": "0", "prompt": "p" * 9000, "chosen": token, "rejected": token}] * 40
+    steps = [{"step": i, "loss": 0.5} for i in range(20_000)]
+    world.policy_files = {
+        "mask_previews.json": json.dumps(previews),
+        "training_log.jsonl": "".join(json.dumps(step) + "\n" for step in steps),
+    }
+    world.data_card = {f"part {i}": {str(j): j for j in range(500)} for i in range(100)}
+    world.run(examples=100)
+    assert len(world.page.encode()) < 2_000_000
+    assert "more characters]" in world.page and "more rows" in world.page
+
+
+def test_examples_are_drawn_evenly_and_repeatably(world):
+    world.cases = [Case("harm", True, "Safe", "Safe") for _ in range(30)] + [*CASES[4:]]
+    world.run(examples=6)
+    kinds = re.findall(r"<b>\d+\.</b> (\w+)", world.page)
+    assert kinds == ["harmful"] * 2 + ["benign"] * 2 + ["helpfulness"] * 2
+
+
+def test_mask_previews_show_what_was_kept(world):
+    chosen = [{"token": " no", "score": 0.5, "kept": True}, {"token": "\n", "score": -1, "kept": 0}]
+    preview = {"id": "0", "prompt": "p", "chosen": chosen, "rejected": []}
+    world.policy_files = {"mask_previews.json": json.dumps([preview])}
+    world.run()
+    assert "1 of 2 chosen tokens kept, 0 of 0 rejected tokens kept" in world.page
+    assert '<span class="tok up kept" style="--s:0.50" title="0.500"> no</span>' in world.page
+
+
+def test_data_card_of_any_shape_is_tabulated(world):
+    world.data_card = {"pairs_read": 4230, "parts": {"train": {"table": {"EHD": {"pku": 7}}}}}
+    world.run()
+    assert "parts · train · table" in world.page
+    assert re.search(r'<th scope="row">EHD</th><td>7</td>', world.page)
+
+
+def test_scores_that_are_no_item_means_get_their_own_standard_error(world):
+    world.run()
+    folder = world.paths["aligned_benchmarks"]
+    content = json.loads((folder / "scores.json").read_text())
+    content["tasks"]["gsm8k"]["score"] = 0.6
+    world.benchmark_config = {"tasks": content["tasks"]}
+    row = rows_by_key(world.run())["benchmark:gsm8k"]
+    assert row["aligned"]["low"] == pytest.approx(0.6 - 0.196, abs=1e-3)
+
+
+def test_a_run_without_answers_still_reports_what_is_missing(world):
+    world.cases = []
+    report = world.run()
+    rows = rows_by_key(report)
+    assert values(rows["safety"]) == values(rows["truly_safe"]) == (None, None)
+    assert "not measured" in world.page
