@@ -8,7 +8,6 @@ Kubeflow UI can edit them and an edited section re-runs its stage and what depen
 from collections.abc import Callable
 from typing import Any
 
-from components.write_report.component import write_report
 from kfp import dsl, kubernetes
 
 from components.assemble_dataset.component import assemble_dataset
@@ -24,6 +23,7 @@ from components.score_benchmarks.component import score_benchmarks
 from components.score_tokens.component import score_tokens
 from components.train_policy.component import train_policy
 from components.train_scorer.component import train_scorer
+from components.write_report.component import write_report
 from equilibrate_core.config import to_json
 from equilibrate_core.digests import code_digest
 from pipelines.run_config import KubeflowConfig, RunConfig

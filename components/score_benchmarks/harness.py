@@ -19,6 +19,7 @@ from lm_eval.evaluator import evaluate
 from components.score_benchmarks.config import SCORING, Benchmark, ScoreBenchmarksConfig
 from components.score_benchmarks.sandbox import Limits, check_sandbox, run_program
 from equilibrate_core.errors import ModelError, StageError
+from equilibrate_core.generator_dtype import resolve_dtype
 from equilibrate_core.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -135,8 +136,7 @@ def _is_truncated(lm: Any, sample: dict[str, Any]) -> bool:
 def _transformers_model(config: ScoreBenchmarksConfig, folder: Path) -> LM:
     from lm_eval.models.huggingface import HFLM
 
-    from equilibrate_core.generator_dtype import resolve_dtype
-from equilibrate_core.models import check_model_folder, device, load_causal_lm, load_tokenizer
+    from equilibrate_core.models import check_model_folder, device, load_causal_lm, load_tokenizer
 
     check_model_folder(folder)
     return HFLM(

@@ -112,7 +112,7 @@ def test_label_is_shown_with_the_outcome(world):
 
 def test_a_gate_that_asks_for_nothing_is_refused():
     with pytest.raises(ConfigError, match="without a condition"):
-        parse_config({"gate": NEUTRAL}, WriteReportConfig, "run.yaml")
+        parse_config({"gate": {"label": "test", **NEUTRAL}}, WriteReportConfig, "run.yaml")
 
 
 def test_limits_outside_their_range_are_refused():
