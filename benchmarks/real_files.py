@@ -1,6 +1,6 @@
 """The whole pipeline on real public files, a few hundred rows of each, with SmolLM2.
 
-    python benchmarks/real_files.py --data FOLDER [--rows 300] [--work-dir runs] [--print-config]
+    python benchmarks/real_files.py --data FOLDER [--rows N] [--pairs N] [--prompts N] [--items N]
 
 FOLDER holds the public sets as published, in these sub-folders: equilibrate, pku_saferlhf, hh_rlhf,
 helpful_pairs, safety_prompts, helpful_prompts, benchmarks. None of them comes with this project.
@@ -45,8 +45,10 @@ SOURCES: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def real_run(data: Path, rows: int) -> dict[str, Any]:
+def real_run(data: Path, rows: int, pairs: int, prompts: int, items: int) -> dict[str, Any]:
     """Run config over the real files as plain YAML values."""
+    # Enough pairs for the scorers at any size: they train on about four times `pairs`.
+    scorer_share = min(0.4, 8 * pairs / (4 * rows))
     training = {
         "epochs": 1,
         "batch_size": 16,
@@ -54,7 +56,7 @@ def real_run(data: Path, rows: int) -> dict[str, Any]:
         "precision": "float32",
         "zero_stage": 0,
     }
-    scorer = {"held_out_share": 0.2, "max_length": 192, "training": training}
+    scorer = {"held_out_share": 0.2, "max_length": 320, "training": training}
     judge = {"judge": {"max_model_len": 2048}, "rationale": False, "max_tokens": 8}
     return {
         "name": "real-files",
@@ -76,9 +78,9 @@ def real_run(data: Path, rows: int) -> dict[str, Any]:
         "classify_prompts": {**judge, "max_unscored_share": 0.1},
         "assemble_dataset": {
             "label": "gold_else_judge",
-            "quotas": {"EHD": 40, "IHD": 40, "MHD": 40},
-            "general_count": 40,
-            "scorer_share": 0.4,
+            "quotas": {"EHD": pairs, "IHD": pairs, "MHD": pairs},
+            "general_count": pairs,
+            "scorer_share": scorer_share,
             "eval_share": 0.1,
         },
         "train_scorer": {
@@ -86,17 +88,18 @@ def real_run(data: Path, rows: int) -> dict[str, Any]:
             "cost": {**scorer, "kind": "cost", "rows": "first_half"},
             "eval_cost": {**scorer, "kind": "cost", "rows": "second_half", "seed": 1},
         },
-        "score_tokens": {"max_length": 192, "precision": "float32"},
+        "score_tokens": {"max_length": 320, "precision": "float32"},
         "train_policy": {
-            "max_length": 192,
+            "max_length": 320,
             "max_eval_pairs": 64,
             "training": {**training, "learning_rate": 5e-6},
         },
-        "generate_responses": {"max_prompts_per_suite": 24, "sampling": {"max_tokens": 96}},
+        "generate_responses": {"max_prompts_per_suite": prompts, "sampling": {"max_tokens": 64}},
         "judge_responses": {**judge, "max_unscored_share": 0.1},
         "score_benchmarks": {
             "data_uri": str(data / "benchmarks"),
-            "items_per_benchmark": 10,
+            "items_per_benchmark": items,
+            "max_gen_tokens": 48,
         },
         "write_report": {
             "title": "Equilibrate on real public files",
@@ -113,10 +116,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the public sets")
     parser.add_argument("--rows", type=int, default=300, help="rows read of each source")
+    parser.add_argument("--pairs", type=int, default=40, help="training pairs per category")
+    parser.add_argument("--prompts", type=int, default=24, help="prompts answered per suite")
+    parser.add_argument("--items", type=int, default=10, help="items per benchmark, at least")
     parser.add_argument("--work-dir", type=Path, default=Path("runs"))
     parser.add_argument("--print-config", action="store_true", help="print the run file and stop")
     arguments = parser.parse_args()
-    values = real_run(arguments.data.resolve(), arguments.rows)
+    sizes = (arguments.rows, arguments.pairs, arguments.prompts, arguments.items)
+    values = real_run(arguments.data.resolve(), *sizes)
     if arguments.print_config:
         print(yaml.safe_dump(values, sort_keys=False))
         return 0
