@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from equilibrate_core.chat import encode_prompt
 from equilibrate_core.completions import (
     Completion,
@@ -67,6 +69,8 @@ class VllmGenerator:
         )
         if on_done and done:
             on_done(len(done))
+        if not requests:
+            return in_order(len(conversations), done)
         params = [
             sampling_params(sampling, request.seed, self.stops, schema=schema, choices=choices)
             for request in requests
@@ -91,7 +95,7 @@ def open_vllm(config: GeneratorConfig, model_path: Path) -> Generator[VllmGenera
     check_model_folder(model_path)
     tokenizer = load_tokenizer(model_path)
     stop_ids(tokenizer)  # a tokenizer without a usable template fails before the slow start
-    before = dict(os.environ)
+    before, set_num_threads = dict(os.environ), torch.set_num_threads
     os.environ.update({**QUIET_OFFLINE, **os.environ})
     try:
         engine = _start(config, model_path)
@@ -100,7 +104,9 @@ def open_vllm(config: GeneratorConfig, model_path: Path) -> Generator[VllmGenera
         finally:
             _stop(engine)
     finally:
-        # vllm sets LD_PRELOAD and thread counts that no later child of ours should inherit.
+        # vllm sets LD_PRELOAD and thread counts that no later child of ours should inherit, and
+        # its CPU worker replaces a function of torch.
+        torch.set_num_threads = set_num_threads
         os.environ.clear()
         os.environ.update(before)
 

@@ -95,7 +95,8 @@ def score_tasks(
         if benchmark == "humaneval" or sample["filter"] == wanted.filter
     ]
     if benchmark == "humaneval":
-        correct = _run_programs([sample for _, sample in samples], limits)
+        programs = [_program(sample, fenced=config.apply_chat_template) for _, sample in samples]
+        correct = _run_programs(programs, limits)
     else:
         correct = [int(sample[wanted.metric]) for _, sample in samples]
     return [
@@ -104,21 +105,25 @@ def score_tasks(
     ]
 
 
-def _run_programs(samples: list[dict[str, Any]], limits: Limits) -> list[int]:
-    """pass@1 of HumanEval: one program per sample, run to its end in the sandbox."""
+def _program(sample: dict[str, Any], *, fenced: bool) -> str:
+    """Prompt, what the model wrote and the checks, joined as in the harness.
+
+    `fenced`: the answer was begun inside a code fence and ends where that is closed.
+    """
+    row, completion = sample["doc"], sample["resps"][0][0]
+    if fenced:
+        completion = completion.partition("```")[0]
+    return f"{row['prompt']}{completion}\n{row['test']}\ncheck({row['entry_point']})"
+
+
+def _run_programs(programs: list[str], limits: Limits) -> list[int]:
+    """pass@1: 1 for every program that reaches its end in the sandbox."""
     scores: list[int] = []
-    with Progress("humaneval programs", total=len(samples), unit="program") as progress:
-        for sample in samples:
-            outcome = run_program(humaneval_program(sample["doc"], sample["resps"][0][0]), limits)
-            scores.append(int(outcome.passed))
+    with Progress("humaneval programs", total=len(programs), unit="program") as progress:
+        for program in programs:
+            scores.append(int(run_program(program, limits).passed))
             progress.advance(1)
     return scores
-
-
-def humaneval_program(row: dict[str, Any], answer: str) -> str:
-    """Prompt, what the model wrote (up to a code fence) and checks, joined as in the harness."""
-    completion = answer.partition("```")[0]
-    return f"{row['prompt']}{completion}\n{row['test']}\ncheck({row['entry_point']})"
 
 
 def _is_truncated(lm: Any, sample: dict[str, Any]) -> bool:

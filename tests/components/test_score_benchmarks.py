@@ -192,6 +192,18 @@ class Scripted(LM):
         return list(string.encode())
 
 
+class ChatScripted(Scripted):
+    """The same with a chat template."""
+
+    tokenizer_name = "scripted"
+
+    def apply_chat_template(self, history: list[dict[str, str]], **_: Any) -> str:
+        return "\n".join(message["content"] for message in history)
+
+    def chat_template(self, *_: Any) -> str:
+        return ""
+
+
 def score_with(model: Scripted, name: Benchmark, **fields: Any) -> list[Item]:
     settings = config(**fields)
     parts = read_parts(name, SAMPLE, settings.shots(name))
@@ -202,9 +214,17 @@ def test_humaneval_passes_right_programs_only() -> None:
     (part,) = READERS["humaneval"](SAMPLE)
     solutions = [solution(row["prompt"]) for row in part.rows]
     solutions[1] = "    return None\n"
-    solutions[2] += "```\nThat is it."
-    items = score_with(Scripted(solutions), "humaneval", max_gen_tokens=200)
+    items = score_with(Scripted(solutions), "humaneval")
     assert [item.correct for item in items] == [1, 0, 1, 1]
+
+
+def test_chat_answer_to_humaneval_ends_with_its_code_fence() -> None:
+    (part,) = READERS["humaneval"](SAMPLE)
+    fenced = [solution(row["prompt"]) + "```\nThat is it." for row in part.rows]
+    plain = score_with(Scripted(fenced), "humaneval")
+    chat = score_with(ChatScripted(fenced), "humaneval", apply_chat_template=True)
+    assert [item.correct for item in plain] == [0, 0, 0, 0]
+    assert [item.correct for item in chat] == [1, 1, 1, 1]
 
 
 def solution(prompt: str) -> str:

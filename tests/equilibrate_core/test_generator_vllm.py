@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from equilibrate_core.errors import StageError
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.generator_transformers import TransformersGenerator
+from equilibrate_core.generator_vllm import VllmGenerator
 from equilibrate_core.records import Message
-from tests.tiny_model import make_tiny_model
+from tests.tiny_model import make_tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ("How do I bake bread?", "hi", "面包？", "a <|im_end|> b", "long " * 600)
@@ -27,6 +30,7 @@ SCHEMA = {
 PROGRAM = """
 import dataclasses, json, multiprocessing, os, sys
 from pathlib import Path
+import torch
 from equilibrate_core.generator import open_generator
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.records import Message
@@ -39,7 +43,7 @@ def main():
     )
     drawn = Sampling(max_tokens=8, temperature=1.0, seed=3)
     done = []
-    before = os.environ.get("LD_PRELOAD")
+    before = os.environ.get("LD_PRELOAD"), torch.set_num_threads
     with open_generator(config, Path(folder)) as generator:
         out = {
             "greedy": generator.generate(rows, Sampling(max_tokens=8), on_done=done.append),
@@ -51,7 +55,9 @@ def main():
     result = {k: [dataclasses.asdict(c) for c in v] for k, v in out.items()}
     result["done"] = sum(done)
     result["children"] = len(multiprocessing.active_children())
-    result["environment restored"] = os.environ.get("LD_PRELOAD") == before
+    result["environment restored"] = (
+        os.environ.get("LD_PRELOAD"), torch.set_num_threads
+    ) == before
     Path(folder, "out.json").write_text(json.dumps(result))
 
 if __name__ == "__main__":
@@ -109,3 +115,25 @@ def test_the_engine_counts_its_rows_and_leaves_nothing_behind(answers: dict) -> 
     assert answers["done"] == len(TEXTS)
     assert answers["children"] == 0
     assert answers["environment restored"]
+
+
+class DeadEngine:
+    """An engine whose process is gone."""
+
+    model_config = SimpleNamespace(max_model_len=64)
+
+    def generate(self, *_: object, **__: object) -> list[object]:
+        raise RuntimeError("EngineCore died")
+
+
+def test_a_dead_engine_fails_the_stage_not_a_row() -> None:
+    generator = VllmGenerator(DeadEngine(), tiny_tokenizer())
+    with pytest.raises(StageError, match="EngineCore died"):
+        generator.generate([[Message(role="user", content="hi")]], Sampling(max_tokens=8))
+
+
+def test_an_engine_is_not_asked_when_no_row_fits() -> None:
+    generator = VllmGenerator(DeadEngine(), tiny_tokenizer())
+    rows = [[Message(role="user", content="long " * 100)]]
+    (completion,) = generator.generate(rows, Sampling(max_tokens=8))
+    assert "leaves room for 56" in (completion.error or "")

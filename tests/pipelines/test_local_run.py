@@ -28,7 +28,8 @@ def tiny_run(model: Path) -> dict[str, Any]:
     values = yaml.safe_load(LAPTOP.read_text())
     values["name"] = "tiny"
     values["import_model"] = {"uri": str(model)}
-    judge = {"backend": "transformers", "dtype": "float32", "max_model_len": 2048}
+    # A byte-level vocabulary makes the judge's prompts long.
+    judge = {"backend": "transformers", "dtype": "float32", "max_model_len": 6000, "batch_size": 4}
     for stage in ("classify_prompts", "judge_responses"):
         values[stage] |= {"judge": judge}
     generator = {"backend": "transformers", "dtype": "float32", "max_model_len": 1024}
@@ -42,14 +43,14 @@ def tiny_run(model: Path) -> dict[str, Any]:
     values["score_tokens"]["max_length"] = values["train_policy"]["max_length"] = 1024
     values["score_benchmarks"] |= {"benchmarks": ["arc_easy"], "dtype": "float32"}
     for source in values["import_data"]["sources"]:
-        source["limit"] = 60
+        source["limit"] = 60 if source["adapter"] == "pairs" else 12
     return values
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("local-run")
-    make_tiny_model(root / "model", max_positions=4096)
+    make_tiny_model(root / "model", max_positions=8192)
     return root
 
 
