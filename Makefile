@@ -11,7 +11,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" \
 		|| { echo "error: Python 3.11 is needed; make PYTHON=/path/to/python3.11 …"; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
 .PHONY: help setup model run test check bench clean
