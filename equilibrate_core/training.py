@@ -42,16 +42,17 @@ class Trainer(Generic[RowT]):
     def __init__(self, objective: nn.Module, config: TrainingConfig, *, seed: int) -> None:
         self.config = config
         self.seed = seed
-        _init_processes()
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(seed)
-        self.engine: Any
         groups: Any = _parameter_groups(objective, config.weight_decay)
-        self.engine, *_ = deepspeed.initialize(
-            model=objective,
-            model_parameters=groups,
-            config=_deepspeed_config(config, self.world),
-        )
+        self.engine: Any
+        with _process_variables():
+            _init_processes()
+            self.rank, self.world = dist.get_rank(), dist.get_world_size()
+            self.engine, *_ = deepspeed.initialize(
+                model=objective,
+                model_parameters=groups,
+                config=_deepspeed_config(config, self.world),
+            )
 
     def train(
         self,
@@ -209,16 +210,33 @@ def _deepspeed_config(config: TrainingConfig, world: int) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _process_variables() -> Generator[None]:
+    """What torchrun tells its processes, for a process that is the only one.
+
+    Taken back at the end: a child process must not take them for its own.
+    """
+    if "RANK" in os.environ:
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(alone)
+    try:
+        yield
+    finally:
+        # DeepSpeed adds some of its own, such as CROSS_RANK.
+        for name in (*alone, "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE"):
+            os.environ.pop(name, None)
+
+
 def _init_processes() -> None:
     """Join the processes torchrun started, or be the only one."""
     if dist.is_initialized():
         return
-    if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     # DeepSpeed would compile a shared-memory all-reduce for CPUs here: a minute and a C++ compiler
     # for nothing, since gloo does the same.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -113,6 +114,12 @@ def test_prepare_may_drop_rows_and_whole_batches() -> None:
     )
     assert len(logs) == 1
     assert logs[0]["loss"] == pytest.approx((0.5 * 4 + 0.1 - 1) ** 2, rel=1e-5)
+
+
+def test_a_trainer_leaves_no_trace_in_the_environment_of_children() -> None:
+    before = dict(os.environ)
+    trained(settings(epochs=1))
+    assert dict(os.environ) == before
 
 
 PROGRAM = """
