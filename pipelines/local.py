@@ -5,6 +5,7 @@ A RunConfig -> artifacts under the work folder, a report, and what was published
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -56,11 +57,15 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
     console = RunConsole(folder / "run.log")
     with _environment(CHILDREN), _storage(config, work_dir.resolve()):
         artifacts = folder / "artifacts"
-        _init_kfp(runner, artifacts, folder)
+        _init_kfp(runner, artifacts, work_dir.resolve() / "cache", folder / "workspace")
         pipeline = alignment_pipeline(config)
         failure: Exception | None = None
         try:
-            with contextlib.redirect_stdout(console), warnings.catch_warnings():
+            with (
+                contextlib.redirect_stdout(console),
+                _logging_to(console),
+                warnings.catch_warnings(),
+            ):
                 # kfp warns once per task that images, resources and retries mean nothing here.
                 warnings.filterwarnings("ignore", module="kfp")
                 pipeline()
@@ -95,6 +100,21 @@ def _storage(config: RunConfig, work_dir: Path) -> Generator[None]:
 
 
 @contextlib.contextmanager
+def _logging_to(console: RunConsole) -> Generator[None]:
+    """Send kfp's own messages to the run's log: a cache hit is told nowhere else."""
+    root, handler = logging.getLogger(), logging.StreamHandler(console)
+    handler.setLevel(logging.INFO)
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        root.removeHandler(handler)
+
+
+@contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Generator[None]:
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
@@ -108,7 +128,8 @@ def _environment(variables: Mapping[str, str]) -> Generator[None]:
                 os.environ[name] = value
 
 
-def _init_kfp(runner: RunnerName, artifacts: Path, folder: Path) -> None:
+def _init_kfp(runner: RunnerName, artifacts: Path, cache: Path, workspace: Path) -> None:
+    """Set up kfp's runner; runs of one work folder share the cache, so a common part runs once."""
     if runner == "docker":
         wanted = ("AWS_", "HF_", "EQUILIBRATE_")
         environment = {k: v for k, v in os.environ.items() if k.startswith(wanted)}
@@ -119,8 +140,8 @@ def _init_kfp(runner: RunnerName, artifacts: Path, folder: Path) -> None:
         kfp_runner,
         pipeline_root=str(artifacts),
         enable_caching=True,
-        cache_root=str(folder / "cache"),
-        workspace_root=str(folder / "workspace"),
+        cache_root=str(cache),
+        workspace_root=str(workspace),
     )
 
 

@@ -102,7 +102,8 @@ def _meaning(name: str, path: str, value: Any) -> Any:
     found = VALUES[name].get(key, VALUES[name].get(key.lower()))
     if found is None or not isinstance(value, str | int):
         known = ", ".join(VALUES[name])
-        raise RowError(f"unknown {name} {value!r:.80} in {path!r}; expected one of {known}")
+        field = path.removesuffix("?")
+        raise RowError(f"unknown {name} {value!r:.80} in {field!r}; expected one of {known}")
     return found
 
 

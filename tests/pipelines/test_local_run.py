@@ -117,6 +117,7 @@ def test_the_gate_is_labelled_as_what_it_is(first: Outcome) -> None:
 def test_an_unchanged_run_comes_from_the_cache(first: Outcome, workplace: Path) -> None:
     again = go(workplace, lambda values: None)
     assert ran(again) == {"resolve-inputs", "publish-model", "record-run"}
+    assert [result for _, result, _ in again.tasks].count("cached") == len(first.tasks) - 3
     assert again.publication["uri"] == first.publication["uri"]
 
 
@@ -145,9 +146,12 @@ def test_edited_stage_code_reruns_the_stage(
 
 def test_a_gate_that_refuses_ends_green_and_unpublished(first: Outcome, workplace: Path) -> None:
     def edit(values: dict[str, Any]) -> None:
+        values["name"] = "strict"
         values["write_report"]["gate"] = {"label": "strict", "min_judge_kappa": 0.99}
 
     refused = go(workplace, edit)
+    # A run of another name takes what the two have in common from the cache.
+    assert ran(refused) == {"resolve-inputs", "write-report", "publish-model", "record-run"}
     assert not refused.publication["published"]
     assert "min_judge_kappa" in refused.publication["reason"]
 
