@@ -6,38 +6,17 @@ token ids and a mask -> one natural-log probability per masked token, in at leas
 # N = sequences in the batch, L = padded length, K = tokens asked for,
 # D = hidden size, V = vocabulary
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from equilibrate_core.batches import PaddedBatch, hidden_states
 from equilibrate_core.models import Precision, autocast
 
 VOCABULARY_CHUNK = 1024
 """Tokens projected to the vocabulary at a time: bounds memory to chunk x V floats."""
-
-
-@dataclass(frozen=True)
-class PaddedBatch:
-    """Right-padded sequences; padding takes no part in anything."""
-
-    input_ids_NL: Tensor
-    attention_mask_NL: Tensor
-
-    @classmethod
-    def of(
-        cls, sequences: Sequence[Sequence[int]], *, pad_id: int, device: torch.device
-    ) -> "PaddedBatch":
-        """Pad on the right to the longest sequence, so that position t is t in every row."""
-        length = max(len(ids) for ids in sequences)
-        ids_NL = torch.full((len(sequences), length), pad_id, dtype=torch.long)
-        mask_NL = torch.zeros((len(sequences), length), dtype=torch.long)
-        for row, ids in enumerate(sequences):
-            ids_NL[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-            mask_NL[row, : len(ids)] = 1
-        return cls(ids_NL.to(device), mask_NL.to(device))
 
 
 def span_mask(starts: Sequence[int], ends: Sequence[int], length: int) -> Tensor:
@@ -74,16 +53,13 @@ def token_logps(
 
 
 def _hidden_at(model: Any, batch: PaddedBatch, wanted_NL: Tensor) -> tuple[Tensor, Any]:
-    inputs = {
-        "input_ids": batch.input_ids_NL,
-        "attention_mask": batch.attention_mask_NL,
-        "use_cache": False,
-    }
     if _has_plain_head(model):
-        hidden_NLD = getattr(model, model.base_model_prefix)(**inputs).last_hidden_state
+        hidden_NLD = hidden_states(model, batch)
         return hidden_NLD[:, :-1][wanted_NL[:, 1:]], model.get_output_embeddings()
     # Heads with more than a projection (soft-capping, scaling) stay with the model's own code.
-    logits_NLV = model(**inputs).logits
+    logits_NLV = model(
+        input_ids=batch.input_ids_NL, attention_mask=batch.attention_mask_NL, use_cache=False
+    ).logits
     return logits_NLV[:, :-1][wanted_NL[:, 1:]], torch.nn.Identity()
 
 

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+from equilibrate_core.batches import PaddedBatch, hidden_states
 from equilibrate_core.chat import Encoded, encode_answer, end_of_turn_id
 from equilibrate_core.errors import ModelError
-from equilibrate_core.logps import PaddedBatch
 from equilibrate_core.models import (
     DTYPES,
     Precision,
@@ -101,9 +101,7 @@ def token_values(model: Any, batch: PaddedBatch, precision: Precision = "float32
     `bfloat16` runs the transformer under autocast; the head stays in the weights' own precision.
     """
     with autocast(precision):
-        hidden = getattr(model, model.base_model_prefix)(
-            input_ids=batch.input_ids_NL, attention_mask=batch.attention_mask_NL, use_cache=False
-        ).last_hidden_state
+        hidden = hidden_states(model, batch)
     head = scalar_head(model)
     values_NL = head(hidden.to(head.weight.dtype)).squeeze(-1)
     return values_NL if values_NL.dtype == torch.float64 else values_NL.float()

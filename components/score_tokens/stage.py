@@ -17,9 +17,10 @@ from torch import Tensor
 from components.score_tokens.config import ScoreTokensConfig
 from components.score_tokens.token_means import token_means
 from equilibrate_core.artifacts import Counts, write_json
+from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import Encoded, encode_answer
 from equilibrate_core.errors import DataError, ModelError
-from equilibrate_core.logps import PaddedBatch, span_mask, token_logps
+from equilibrate_core.logps import span_mask, token_logps
 from equilibrate_core.models import device, load_causal_lm, load_tokenizer
 from equilibrate_core.progress import Progress
 from equilibrate_core.records import Pair, ScoredPair
@@ -147,18 +148,23 @@ def _pass(
     answers: Sequence[Encoded],
     values: Callable[[PaddedBatch, Sequence[Encoded]], Tensor],
 ) -> list[TokenTable]:
-    """Run a model over all answers, longest together, and put its figures back in order."""
-    order = sorted(range(len(answers)), key=lambda i: len(_ids(answers[i])))
+    """Run a model over all pairs, those of like length together, and restore their order."""
+    pairs = list(zip(answers[::2], answers[1::2], strict=True))
+    order = sorted(range(len(pairs)), key=lambda i: sum(len(_ids(side)) for side in pairs[i]))
+    size = max(1, config.batch_size // 2)
     tables: dict[int, TokenTable] = {}
     with Progress(label, total=len(answers), unit="answer") as progress:
-        for start in range(0, len(order), config.batch_size):
-            indices = order[start : start + config.batch_size]
-            rows = [answers[i] for i in indices]
-            batch = PaddedBatch.of([_ids(row) for row in rows], pad_id=pad_id, device=device())
-            for i, row, values_L in zip(indices, rows, values(batch, rows).cpu(), strict=True):
+        for start in range(0, len(order), size):
+            indices = order[start : start + size]
+            rows = [pairs[i][side] for side in (0, 1) for i in indices]
+            ids = [_ids(row) for row in rows]
+            half = len(indices)
+            batch = PaddedBatch.of_pairs(ids[:half], ids[half:], pad_id=pad_id, device=device())
+            places = [2 * i + side for side in (0, 1) for i in indices]
+            for place, row, values_L in zip(places, rows, values(batch, rows).cpu(), strict=True):
                 first = len(row.prompt_ids)
                 figures = values_L[first - 1 : first + len(row.response_ids)].tolist()
-                tables[i] = TokenTable(figures[0], figures[1:])
+                tables[place] = TokenTable(figures[0], figures[1:])
             progress.advance(len(rows))
     return [tables[i] for i in range(len(answers))]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from components.train_policy.masking import AnswerRow, PolicyRow
-from equilibrate_core.logps import PaddedBatch, token_logps
+from equilibrate_core.batches import PaddedBatch
+from equilibrate_core.logps import token_logps
 from equilibrate_core.losses import preference_loss_per_pair
 from equilibrate_core.models import Precision
 
@@ -28,8 +29,12 @@ class PolicyObjective(nn.Module):
     def forward(self, rows: Sequence[PolicyRow]) -> dict[str, Tensor]:
         """Loss of every pair; gains over the reference in nats; accuracy; all of shape (B,)."""
         answers = [(row, row.chosen) for row in rows] + [(row, row.rejected) for row in rows]
-        sequences = [row.prompt_ids + answer.token_ids for row, answer in answers]
-        batch = PaddedBatch.of(sequences, pad_id=self.pad_id, device=self.model.device)
+        batch = PaddedBatch.of_pairs(
+            [row.prompt_ids + row.chosen.token_ids for row in rows],
+            [row.prompt_ids + row.rejected.token_ids for row in rows],
+            pad_id=self.pad_id,
+            device=self.model.device,
+        )
         wanted_NL = _kept_positions(answers, batch.input_ids_NL.shape[1])
         logps_NL = token_logps(self.model, batch, wanted_NL, self.precision)
         reference_N = torch.tensor(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equilibrate_core.logps import PaddedBatch
+from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.losses import (
     cost_loss_per_value,
     position_mean,
@@ -60,8 +60,12 @@ class ScorerObjective(nn.Module):
 
     def forward(self, rows: Sequence[ScorerRow]) -> dict[str, Tensor]:
         """Loss of every pair and the two values read at the end of the answers, shape (B,)."""
-        sequences = [row.first_ids for row in rows] + [row.second_ids for row in rows]
-        batch = PaddedBatch.of(sequences, pad_id=self.pad_id, device=self.model.device)
+        batch = PaddedBatch.of_pairs(
+            [row.first_ids for row in rows],
+            [row.second_ids for row in rows],
+            pad_id=self.pad_id,
+            device=self.model.device,
+        )
         first_BL, second_BL = token_values(self.model, batch, self.precision).chunk(2)
         first_BT, second_BT, compared_BT = compared_values(
             first_BL, second_BL, rows, token_wise=self.token_wise

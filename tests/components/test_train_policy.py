@@ -17,9 +17,9 @@ from components.train_policy.stage import train_policy, training_rows
 from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.stage import train_scorer
 from equilibrate_core.artifacts import Counts, read_manifest
+from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import encode_answer
 from equilibrate_core.errors import ConfigError, ModelError
-from equilibrate_core.logps import PaddedBatch
 from equilibrate_core.models import load_causal_lm, load_tokenizer
 from equilibrate_core.records import ScoredPair
 from equilibrate_core.scorer import load_scorer, normalise, token_values

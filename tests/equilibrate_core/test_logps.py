@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import encode_answer
-from equilibrate_core.logps import VOCABULARY_CHUNK, PaddedBatch, span_mask, token_logps
+from equilibrate_core.logps import VOCABULARY_CHUNK, span_mask, token_logps
 from equilibrate_core.losses import dpo_loss
 from equilibrate_core.models import load_causal_lm, load_tokenizer
 from equilibrate_core.records import Message

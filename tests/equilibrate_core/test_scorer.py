@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import encode_answer, end_of_turn_id
 from equilibrate_core.errors import ModelError
-from equilibrate_core.logps import PaddedBatch
 from equilibrate_core.models import load_tokenizer
 from equilibrate_core.records import Message
 from equilibrate_core.scorer import (

@@ -1,0 +1,106 @@
+"""Two answers in one row give what two rows give: hidden states, log-probs, values, gradients."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from equilibrate_core.batches import PaddedBatch, can_share, hidden_states
+from equilibrate_core.chat import encode_answer
+from equilibrate_core.logps import span_mask, token_logps
+from equilibrate_core.models import load_causal_lm, load_tokenizer
+from equilibrate_core.records import Message
+from equilibrate_core.scorer import new_scorer_model, token_values
+
+CPU = torch.device("cpu")
+PAIRS = (
+    ("How do I bake bread?", "Mix flour.", "I cannot help with that, but I can tell you."),
+    ("Hi", "Yes, the answer is long and it goes on for a while.", "Yes, the answer is no."),
+    ("Is it safe?", "否。", "No."),
+    ("Same start", "The answer is yes", "The answer is yes."),
+)
+
+
+@pytest.fixture(params=["tiny_model", "tiny_llama3"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def encoded(tokenizer: Any) -> tuple[list[list[int]], list[list[int]], list[int]]:
+    firsts, seconds, starts = [], [], []
+    for prompt, first, second in PAIRS:
+        ask = (Message(role="user", content=prompt),)
+        a, b = encode_answer(tokenizer, ask, first), encode_answer(tokenizer, ask, second)
+        firsts.append(a.prompt_ids + a.response_ids)
+        seconds.append(b.prompt_ids + b.response_ids)
+        starts.append(len(a.prompt_ids))
+    return firsts, seconds, starts
+
+
+def both(tokenizer: Any) -> tuple[PaddedBatch, PaddedBatch, torch.Tensor]:
+    firsts, seconds, starts = encoded(tokenizer)
+    apart = PaddedBatch.of([*firsts, *seconds], pad_id=0, device=CPU)
+    together = PaddedBatch.of_pairs(firsts, seconds, pad_id=0, device=CPU)
+    ends = [len(ids) for ids in [*firsts, *seconds]]
+    return apart, together, span_mask(starts * 2, ends, apart.input_ids_NL.shape[1])
+
+
+def test_shared_rows_are_used_and_hold_fewer_tokens(folder: Path) -> None:
+    model = load_causal_lm(folder)
+    apart, together, _ = both(load_tokenizer(folder))
+    assert can_share(model) and together.shared is not None
+    assert together.shared.input_ids_PM.numel() < apart.input_ids_NL.numel()
+
+
+def test_a_shared_row_gives_every_token_the_hidden_state_it_has_alone(folder: Path) -> None:
+    model = load_causal_lm(folder, dtype="float64")
+    apart, together, _ = both(load_tokenizer(folder))
+    real = apart.attention_mask_NL.bool()
+    torch.testing.assert_close(
+        hidden_states(model, together)[real], hidden_states(model, apart)[real], atol=1e-9, rtol=0
+    )
+
+
+def test_the_second_answer_does_not_see_the_first(folder: Path) -> None:
+    model = load_causal_lm(folder, dtype="float64")
+    firsts, seconds, _ = encoded(load_tokenizer(folder))
+    before = hidden_states(model, PaddedBatch.of_pairs(firsts, seconds, pad_id=0, device=CPU))
+    firsts = [[*ids[:-2], 5, 6] for ids in firsts]
+    after = hidden_states(model, PaddedBatch.of_pairs(firsts, seconds, pad_id=0, device=CPU))
+    for n, ids in enumerate(seconds, start=len(firsts)):
+        torch.testing.assert_close(after[n, : len(ids)], before[n, : len(ids)])
+
+
+def test_log_probs_and_gradients_are_those_of_separate_rows(folder: Path) -> None:
+    model = load_causal_lm(folder, dtype="float64")
+    gradients = []
+    for batch, wanted in ((b, w) for *bs, w in [both(load_tokenizer(folder))] for b in bs):
+        model.zero_grad()
+        logps = token_logps(model, batch, wanted)
+        signs = torch.where(torch.arange(len(logps)) < len(PAIRS), 1.0, -0.5)
+        (logps.sum(dim=1) * signs).sum().backward()
+        gradients.append([logps.detach(), *(p.grad.clone() for p in model.parameters())])
+    torch.testing.assert_close(gradients[1][0], gradients[0][0], atol=1e-9, rtol=0)
+    for apart, together in zip(*gradients, strict=True):
+        # The library's norms run in float32 whatever the model does: 1e-9 is out of reach here.
+        assert (together - apart).norm() <= 1e-6 * apart.norm()
+
+
+def test_scorer_values_are_those_of_separate_rows(folder: Path) -> None:
+    model, tokenizer = new_scorer_model(folder, seed=0, dtype="float64")
+    apart, together, wanted = both(tokenizer)
+    torch.testing.assert_close(
+        token_values(model, together)[wanted], token_values(model, apart)[wanted], atol=1e-9, rtol=0
+    )
+
+
+def test_a_model_with_a_sliding_window_is_not_shared(folder: Path) -> None:
+    model = load_causal_lm(folder, dtype="float64")
+    apart, together, _ = both(load_tokenizer(folder))
+    model.config.sliding_window = 4
+    assert not can_share(model)
+    real = apart.attention_mask_NL.bool()
+    torch.testing.assert_close(
+        hidden_states(model, together)[real], hidden_states(model, apart)[real]
+    )
