@@ -10,6 +10,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,11 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
     console = RunConsole(folder / "run.log")
     with _environment(CHILDREN), _storage(config, work_dir.resolve()):
         artifacts = folder / "artifacts"
-        _init_kfp(runner, artifacts, folder)
+        _init_kfp(config, runner, artifacts, folder)
         pipeline = alignment_pipeline(config)
         failure: Exception | None = None
         try:
-            with contextlib.redirect_stdout(console), warnings.catch_warnings():
+            with _containers(runner), redirect_stdout(console), warnings.catch_warnings():
                 # kfp warns once per task that images, resources and retries mean nothing here.
                 warnings.filterwarnings("ignore", module="kfp")
                 pipeline()
@@ -108,11 +109,22 @@ def _environment(variables: Mapping[str, str]) -> Generator[None]:
                 os.environ[name] = value
 
 
-def _init_kfp(runner: RunnerName, artifacts: Path, folder: Path) -> None:
+def _containers(runner: RunnerName) -> AbstractContextManager[None]:
+    if runner == "subprocess":
+        return contextlib.nullcontext()
+    from pipelines.docker_runner import failures_noticed
+
+    return failures_noticed()
+
+
+def _init_kfp(config: RunConfig, runner: RunnerName, artifacts: Path, folder: Path) -> None:
     if runner == "docker":
-        wanted = ("AWS_", "HF_", "EQUILIBRATE_")
-        environment = {k: v for k, v in os.environ.items() if k.startswith(wanted)}
-        kfp_runner: Any = local.DockerRunner(network_mode="host", environment=environment)
+        from pipelines.docker_runner import docker_runner
+
+        judges = (config.classify_prompts.judge, config.judge_responses.judge)
+        kfp_runner: Any = docker_runner(
+            CHILDREN, named=tuple(judge.api_key_env for judge in judges if judge.api_key_env)
+        )
     else:
         kfp_runner = local.SubprocessRunner(use_venv=False)
     local.init(
