@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-.PHONY: help setup model run test check bench clean
+.PHONY: help setup model run test check bench images test-containers sbom audit clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -37,6 +37,25 @@ check: setup  ## lint, types, import rules
 
 bench: model  ## side-by-side measurements (slow)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+IMAGES ?= cpu train vllm
+BUILD_OPTIONS ?=
+
+images: setup  ## build the images (IMAGES="cpu", BUILD_OPTIONS="--build-arg BASE_IMAGE=…")
+	@for image in $(IMAGES); do images/build.sh $$image $(BUILD_OPTIONS) || exit 1; done
+
+test-containers: model  ## run the laptop pipeline in containers, with a docker daemon of its own if need be
+	images/private_dockerd.sh build/docker images/test_containers.sh
+
+sbom: setup  ## bill of materials (CycloneDX) of every built image, into build/sbom
+	@mkdir -p build/sbom
+	@for image in $(IMAGES); do $(BIN)/python images/sbom.py equilibrate/$$image:0.1.0 \
+		> build/sbom/$$image.cdx.json || exit 1; echo build/sbom/$$image.cdx.json; done
+
+audit:  ## look every pinned package up in the advisory database (needs to reach it)
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit \
+		&& build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
+	build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs build *.egg-info

@@ -122,7 +122,7 @@ class EndpointGenerator:
                     raw = await client.chat.completions.with_raw_response.create(**body)
                 return read_completion(raw.http_response.text)
             except BrokenAnswer as error:
-                problem = str(error)
+                problem = self._without_key(str(error))
             except (TimeoutError, openai.APITimeoutError):
                 problem = f"no answer within {self.config.timeout_s:g} s"
             except openai.APIConnectionError as error:
@@ -144,10 +144,12 @@ class EndpointGenerator:
         if status in FATAL:
             key = f"${self.config.api_key_env}" if self.config.api_key_env else "none configured"
             raise ConfigError(f"{where} answered {status}: {FATAL[status]}; API key: {key}")
-        text = error.response.text.strip().replace("\n", " ")
-        if self.key:
-            text = text.replace(self.key, "***")  # some servers repeat what they were sent
+        text = self._without_key(error.response.text.strip().replace("\n", " "))
         return f"{where} answered {status}: {text[:200]}"
+
+    def _without_key(self, text: str) -> str:
+        # Some servers repeat what they were sent.
+        return text.replace(self.key, "***") if self.key else text
 
 
 class BrokenAnswer(Exception):

@@ -161,6 +161,8 @@ def _start(config: GeneratorConfig, model_path: Path) -> Any:
     try:
         return LLM(
             model=str(model_path),
+            load_format="safetensors",  # "auto" would fall back to pickles
+            trust_remote_code=False,
             dtype=resolve_dtype(config.dtype),
             max_model_len=_model_len(config, model_path),
             max_num_seqs=config.batch_size,
@@ -188,7 +190,9 @@ def _stop(engine: Any) -> None:
 def _model_len(config: GeneratorConfig, model_path: Path) -> int:
     from transformers import AutoConfig
 
-    text_config = AutoConfig.from_pretrained(model_path, local_files_only=True).get_text_config()
+    text_config = AutoConfig.from_pretrained(
+        model_path, local_files_only=True, trust_remote_code=False
+    ).get_text_config()
     return min(config.max_model_len, int(text_config.max_position_embeddings))
 
 

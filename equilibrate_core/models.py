@@ -50,7 +50,7 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def check_model_folder(folder: Path) -> None:
+def check_model_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
     """Raise ModelError unless `folder` holds a config, safetensors weights and a tokenizer."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: not a model: it has no config.json")
@@ -60,7 +60,8 @@ def check_model_folder(folder: Path) -> None:
         )
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(f"{folder}: no tokenizer.json; a fast tokenizer is needed")
-    _load(folder, AutoConfig.from_pretrained)
+    # Said even when it is off: left unsaid, transformers asks whoever sits at the terminal.
+    _load(folder, AutoConfig.from_pretrained, trust_remote_code=trust_remote_code)
 
 
 def autocast(precision: Precision) -> torch.autocast:

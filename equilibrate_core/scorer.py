@@ -64,7 +64,12 @@ def new_scorer_model(base_model: Path, *, seed: int, dtype: str = "float32") -> 
     tokenizer.pad_token = pad_token(tokenizer)
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(
-        base_model, num_labels=1, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
+        base_model,
+        num_labels=1,
+        dtype=DTYPES[dtype],
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     scalar_head(model)
@@ -121,7 +126,11 @@ def load_scorer(folder: Path, *, dtype: str = "float32") -> Scorer:
     constants = ScorerConstants.model_validate_json((folder / SCORER_FILE).read_text())
     tokenizer = load_tokenizer(folder)
     model = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
+        folder,
+        dtype=DTYPES[dtype],
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
     ).to(device())
     scalar_head(model)
     if tokenizer.pad_token_id in (None, end_of_turn_id(tokenizer)):

@@ -14,6 +14,7 @@ from equilibrate_core.artifacts import StageRun, verify_artifact, write_json
 from equilibrate_core.config import StageConfig, load_config
 from equilibrate_core.digests import code_digest
 from equilibrate_core.errors import EquilibrateError
+from equilibrate_core.redaction import RedactingFormatter, redact
 
 Metrics = dict[str, float]
 """The scalars a stage reports: they become KFP Metrics and metrics.json."""
@@ -84,7 +85,9 @@ def configure_logging() -> None:
     Libraries may have set up logging before us (kfp does), hence `force`.
     """
     form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=form, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter(form))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for package in ("equilibrate_core", "components", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
 
@@ -92,10 +95,10 @@ def configure_logging() -> None:
 def report_error(error: Exception) -> int:
     """Print an error as a user should see it and return the exit code it deserves."""
     if isinstance(error, EquilibrateError):
-        for line in str(error).splitlines():
+        for line in redact(str(error)).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
-    traceback.print_exception(error)
+    print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     return 1
 
 

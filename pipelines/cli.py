@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from equilibrate_core.errors import ConfigError, EquilibrateError
+from equilibrate_core.redaction import redact
 
 app = typer.Typer(
     name="equilibrate",
@@ -150,7 +151,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)  # what typer.Exit carried, or None
     except EquilibrateError as error:
-        for line in str(error).splitlines():
+        for line in redact(str(error)).splitlines():
             typer.echo(f"error: {line}", err=True)
         raise SystemExit(error.exit_code) from error
     except typer.Abort as aborted:

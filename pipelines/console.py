@@ -13,6 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from equilibrate_core.redaction import redact
+
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _START = re.compile(r"Executing task '(?P<task>[^']+)'")
 _END = re.compile(r"Task '(?P<task>[^']+)' finished with status (?P<status>\w+)")
@@ -42,7 +44,7 @@ class RunConsole(io.TextIOBase):
         """Take output in pieces of any size."""
         *lines, self._partial = (self._partial + text).split("\n")
         for line in lines:
-            self._take(_ANSI.sub("", line).rstrip("\r"))
+            self._take(redact(_ANSI.sub("", line).rstrip("\r")))
         return len(text)
 
     def flush(self) -> None:

@@ -11,6 +11,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,13 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
     console = RunConsole(folder / "run.log")
     with _environment(CHILDREN), _storage(config, work_dir.resolve()):
         artifacts = folder / "artifacts"
-        _init_kfp(runner, artifacts, work_dir.resolve() / "cache", folder / "workspace")
+        _init_kfp(config, runner, artifacts, work_dir.resolve() / "cache")
         pipeline = alignment_pipeline(config)
         failure: Exception | None = None
         try:
             with (
-                contextlib.redirect_stdout(console),
+                _containers(runner),
+                redirect_stdout(console),
                 _logging_to(console),
                 warnings.catch_warnings(),
             ):
@@ -128,12 +130,23 @@ def _environment(variables: Mapping[str, str]) -> Generator[None]:
                 os.environ[name] = value
 
 
-def _init_kfp(runner: RunnerName, artifacts: Path, cache: Path, workspace: Path) -> None:
+def _containers(runner: RunnerName) -> AbstractContextManager[None]:
+    if runner == "subprocess":
+        return contextlib.nullcontext()
+    from pipelines.docker_runner import failures_noticed
+
+    return failures_noticed()
+
+
+def _init_kfp(config: RunConfig, runner: RunnerName, artifacts: Path, cache: Path) -> None:
     """Set up kfp's runner; runs of one work folder share the cache, so a common part runs once."""
     if runner == "docker":
-        wanted = ("AWS_", "HF_", "EQUILIBRATE_")
-        environment = {k: v for k, v in os.environ.items() if k.startswith(wanted)}
-        kfp_runner: Any = local.DockerRunner(network_mode="host", environment=environment)
+        from pipelines.docker_runner import docker_runner
+
+        judges = (config.classify_prompts.judge, config.judge_responses.judge)
+        kfp_runner: Any = docker_runner(
+            CHILDREN, named=tuple(judge.api_key_env for judge in judges if judge.api_key_env)
+        )
     else:
         kfp_runner = local.SubprocessRunner(use_venv=False)
     local.init(
@@ -141,7 +154,7 @@ def _init_kfp(runner: RunnerName, artifacts: Path, cache: Path, workspace: Path)
         pipeline_root=str(artifacts),
         enable_caching=True,
         cache_root=str(cache),
-        workspace_root=str(workspace),
+        workspace_root=str(artifacts.parent / "workspace"),
     )
 
 

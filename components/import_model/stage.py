@@ -20,7 +20,9 @@ from equilibrate_core.small_model import small_model_file
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 
 logger = logging.getLogger(__name__)
-NOT_COPIED = (MANIFEST, ".git*", ".cache", "*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx")
+NOT_COPIED = (MANIFEST, ".git*", ".cache", "*.gguf", "*.onnx", "*.h5", "*.msgpack")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+"""Loading one of these runs whatever it says, so none enters an artifact."""
 
 
 def import_model(config: ImportModelConfig, *, base_model: Path) -> Metrics:
@@ -31,13 +33,13 @@ def import_model(config: ImportModelConfig, *, base_model: Path) -> Metrics:
             if source.suffix == ".gguf":
                 _convert_gguf(source, draft.path)
             elif config.dtype == "auto":
-                check_model_folder(source)
-                ignore = shutil.ignore_patterns(*NOT_COPIED)
+                check_model_folder(source, trust_remote_code=config.trust_remote_code)
+                ignore = shutil.ignore_patterns(*_not_copied(config))
                 shutil.copytree(source, draft.path, dirs_exist_ok=True, ignore=ignore)
             else:
-                check_model_folder(source)
+                check_model_folder(source, trust_remote_code=config.trust_remote_code)
                 _convert_dtype(source, draft.path, config)
-        check_model_folder(draft.path)
+        check_model_folder(draft.path, trust_remote_code=config.trust_remote_code)
         tokenizer = load_tokenizer(draft.path, trust_remote_code=config.trust_remote_code)
         end = end_of_turn(tokenizer)
         size = sum(path.stat().st_size for path in draft.path.glob("*.safetensors"))
@@ -78,11 +80,16 @@ def _download_from_hub(config: ImportModelConfig, folder: Path) -> None:
             config.uri.removeprefix("hf://"),
             revision=config.revision,
             local_dir=folder,
-            ignore_patterns=list(NOT_COPIED),
+            ignore_patterns=list(_not_copied(config)),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ModelError(f"{config.uri}: the hub did not give it: {first_line}") from error
+
+
+def _not_copied(config: ImportModelConfig) -> tuple[str, ...]:
+    code = () if config.trust_remote_code else ("*.py",)
+    return (*NOT_COPIED, *PICKLES, *code)
 
 
 def _convert_gguf(source: Path, target: Path) -> None:
@@ -90,9 +97,12 @@ def _convert_gguf(source: Path, target: Path) -> None:
 
     folder, name = str(source.parent), source.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True)
+            folder,
+            gguf_file=name,
+            quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{source}: not a usable GGUF model: {error}") from error

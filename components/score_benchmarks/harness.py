@@ -170,6 +170,8 @@ def _vllm_model(config: ScoreBenchmarksConfig, folder: Path) -> Any:
         }
     return VLLM(
         pretrained=str(folder),
+        load_format="safetensors",  # "auto" would fall back to pickles
+        trust_remote_code=False,
         dtype=resolve_dtype(config.dtype),
         max_model_len=config.max_length,
         max_num_seqs=config.batch_size,

@@ -179,3 +179,13 @@ def test_changed_input_data_is_noticed_and_a_broken_row_quarantined(
     with pytest.raises(StageError):  # what comes after import_data is not at issue here
         go(workplace, too_strict)
     assert read_manifest(artifact(workplace, "import-data", "quarantine")).rows == 1
+
+
+def test_the_key_every_task_was_given_is_in_no_artifact_log_or_report(
+    first: Outcome, workplace: Path
+) -> None:
+    identities = json.loads((workplace / "runs/object_store/identities.json").read_text())
+    secret = identities["identities"][0]["credentials"][0]["secretKey"].encode()
+    files = [path for path in (workplace / "runs" / "tiny").rglob("*") if path.is_file()]
+    assert len(files) > 50
+    assert [path for path in files if secret in path.read_bytes()] == []

@@ -1,0 +1,139 @@
+"""Containers as kfp's local runner starts them, against a strict stand-in of the daemon."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from kfp.local import docker_task_handler
+
+from equilibrate_core.errors import StageError
+from pipelines.docker_runner import CACHE, docker_runner, failures_noticed, run_container
+
+
+class Container:
+    """One container of the stand-in: refuses what a real daemon would refuse in that state."""
+
+    def __init__(self, daemon: "Daemon", options: dict[str, Any]) -> None:
+        self.daemon, self.options, self.state = daemon, options, "created"
+        self.attrs: dict[str, Any] = {}
+
+    def start(self) -> None:
+        assert self.state == "created"
+        self.state = "exited" if self.daemon.lines is not None else "running"
+
+    def logs(self, *, stream: bool, follow: bool) -> Any:
+        if self.daemon.lines is None:
+            raise KeyboardInterrupt
+        return iter(self.daemon.lines)
+
+    def wait(self) -> dict[str, int]:
+        if self.options.get("auto_remove"):
+            raise docker.errors.NotFound("No such container")
+        return {"StatusCode": self.daemon.code}
+
+    def reload(self) -> None:
+        self.attrs = {"State": {"OOMKilled": self.daemon.out_of_memory}}
+
+    def remove(self, *, force: bool) -> None:
+        assert force or self.state != "running"
+        self.daemon.containers.remove(self)
+
+
+class Daemon:
+    """What `run_container` needs of a docker client."""
+
+    def __init__(
+        self, code: int = 0, lines: list[bytes] | None = (), out_of_memory: bool = False
+    ) -> None:
+        self.code, self.lines, self.out_of_memory = code, lines, out_of_memory
+        self.containers: Any = self
+        self.images: Any = self
+        self.there: list[Container] = []
+        self.known = {"there:1"}
+
+    def create(self, image: str, command: list[str], **options: Any) -> Container:
+        self.get(image)
+        self.there.append(Container(self, options))
+        return self.there[-1]
+
+    def get(self, image: str) -> str:
+        if image not in self.known:
+            raise docker.errors.ImageNotFound("no such image")
+        return image
+
+    def pull(self, image: str) -> None:
+        if image != "registry:1":
+            raise docker.errors.NotFound("", explanation="pull access denied")
+        self.known.add(image)
+
+    def remove(self, container: Container) -> None:
+        self.there.remove(container)
+
+
+def go(daemon: Daemon, image: str = "there:1", **options: Any) -> int:
+    return run_container(daemon, image, ["true"], {}, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 137])
+def test_exit_code_of_a_container_is_the_tasks_and_nothing_is_left(code: int) -> None:
+    daemon = Daemon(code)
+    assert go(daemon) == code
+    assert daemon.there == []
+
+
+def test_what_a_container_prints_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    go(Daemon(lines=[b"one\n", b"two \xff\n"]))
+    assert capsys.readouterr().out == "one\ntwo \N{REPLACEMENT CHARACTER}\n"
+
+
+def test_running_out_of_memory_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(Daemon(137, out_of_memory=True)) == 137
+    assert "error: the container was killed: it ran out of memory" in capsys.readouterr().out
+
+
+def test_interrupt_removes_the_container() -> None:
+    daemon = Daemon(lines=None)
+    with pytest.raises(KeyboardInterrupt):
+        go(daemon)
+    assert daemon.there == []
+
+
+def test_missing_image_is_named_with_the_mend() -> None:
+    with pytest.raises(StageError, match=r"absent:1: neither .*pull access denied.*make images"):
+        go(Daemon(), image="absent:1")
+
+
+def test_image_in_a_registry_is_pulled() -> None:
+    assert go(Daemon(), image="registry:1") == 0
+
+
+def test_kfp_still_calls_what_is_replaced_and_as_we_take_it() -> None:
+    source = inspect.getsource(docker_task_handler.DockerTaskHandler.run)
+    assert "return_code = run_docker_container(" in source
+    theirs = list(inspect.signature(docker_task_handler.run_docker_container).parameters)[:4]
+    assert theirs == list(inspect.signature(run_container).parameters)[:4]
+    before = docker_task_handler.run_docker_container
+    with failures_noticed():
+        assert docker_task_handler.run_docker_container is run_container
+    assert docker_task_handler.run_docker_container is before
+
+
+def test_containers_get_what_they_need_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EQUILIBRATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/of/this/machine")
+    monkeypatch.setenv("MY_PASSWORD", "secret")
+    monkeypatch.setenv("JUDGE_API_KEY", "key")
+    runner = docker_runner({"PYTHONUNBUFFERED": "1"}, named=("JUDGE_API_KEY",))
+    options = runner.container_run_args
+    environment = options["environment"]
+    assert environment["AWS_SECRET_ACCESS_KEY"] == "secret"
+    assert (environment["PYTHONUNBUFFERED"], environment["JUDGE_API_KEY"]) == ("1", "key")
+    assert environment["EQUILIBRATE_CACHE"] == CACHE
+    assert not {"AWS_CA_BUNDLE", "MY_PASSWORD", "PATH"} & environment.keys()
+    assert options["read_only"] and options["cap_drop"] == ["ALL"]
+    assert options["security_opt"] == ["no-new-privileges"]
