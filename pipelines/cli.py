@@ -140,10 +140,14 @@ def report(
 
 @app.command("fetch-model")
 def fetch_model() -> None:
-    """Fetch the small model (SmolLM2-135M-Instruct, 93 MB) into the user's cache folder."""
-    from equilibrate_core.small_model import fetch_small_model
+    """Fetch the small model (SmolLM2-135M-Instruct, 93 MB) into the user's cache folder.
 
-    typer.echo(f"small model: {fetch_small_model()}")
+    It is converted there once (540 MB).
+    """
+    from equilibrate_core.small_model import convert_small_model, fetch_small_model
+
+    fetch_small_model()
+    typer.echo(f"small model: {convert_small_model()}")
 
 
 def main() -> None:

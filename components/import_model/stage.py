@@ -9,14 +9,14 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from components.import_model.config import ImportModelConfig
 from equilibrate_core.artifacts import MANIFEST, write_json
 from equilibrate_core.chat import end_of_turn
 from equilibrate_core.errors import ModelError
+from equilibrate_core.gguf import convert_gguf
 from equilibrate_core.models import check_model_folder, load_tokenizer
-from equilibrate_core.small_model import small_model_file
+from equilibrate_core.small_model import small_model
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def import_model(config: ImportModelConfig, *, base_model: Path) -> Metrics:
     with run.output(base_model, "model") as draft:
         with _source(config) as source:
             if source.suffix == ".gguf":
-                _convert_gguf(source, draft.path)
+                convert_gguf(source, draft.path)
             elif config.dtype == "auto":
                 check_model_folder(source, trust_remote_code=config.trust_remote_code)
                 ignore = shutil.ignore_patterns(*_not_copied(config))
@@ -54,7 +54,7 @@ def _source(config: ImportModelConfig) -> Generator[Path]:
     """Local folder or GGUF file of the configured model."""
     uri = config.uri
     if uri == "smollm2":
-        yield small_model_file()
+        yield small_model()
     elif uri.startswith(("hf://", "s3://")):
         with tempfile.TemporaryDirectory() as folder:
             if uri.startswith("hf://"):
@@ -92,35 +92,14 @@ def _not_copied(config: ImportModelConfig) -> tuple[str, ...]:
     return (*NOT_COPIED, *PICKLES, *code)
 
 
-def _convert_gguf(source: Path, target: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    folder, name = str(source.parent), source.name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            gguf_file=name,
-            quantization_config=GgufConfig(dequantize=True),
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{source}: not a usable GGUF model: {error}") from error
-    _save(model, tokenizer, target)
-
-
 def _convert_dtype(source: Path, target: Path, config: ImportModelConfig) -> None:
     from equilibrate_core.models import load_causal_lm
 
     dtype = "float32" if config.dtype == "auto" else config.dtype
     trusted = config.trust_remote_code
     model = load_causal_lm(source, dtype=dtype, trust_remote_code=trusted)
-    _save(model, load_tokenizer(source, trust_remote_code=trusted), target)
-
-
-def _save(model: Any, tokenizer: Any, target: Path) -> None:
     model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    load_tokenizer(source, trust_remote_code=trusted).save_pretrained(target)
 
 
 if __name__ == "__main__":

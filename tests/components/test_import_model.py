@@ -9,9 +9,15 @@ from transformers import AutoModelForCausalLM
 
 from components.import_model.config import ImportModelConfig
 from components.import_model.stage import import_model
-from equilibrate_core.artifacts import verify_artifact
+from equilibrate_core.artifacts import read_manifest, verify_artifact
 from equilibrate_core.errors import ModelError
 from equilibrate_core.s3 import upload_folder
+from equilibrate_core.small_model import (
+    GGUF,
+    cache_folder,
+    convert_small_model,
+    small_model,
+)
 
 pytest_plugins = ["tests.s3_store"]
 
@@ -94,3 +100,26 @@ def test_a_damaged_small_model_is_not_used(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf").write_text("half a file")
     with pytest.raises(ModelError, match="digest differs"):
         imported("smollm2", tmp_path / "base")
+
+
+def test_the_small_model_converted_beforehand_is_what_a_run_would_convert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported("smollm2", tmp_path / "first")  # make test fetches it
+    gguf = cache_folder() / GGUF
+    monkeypatch.setenv("EQUILIBRATE_CACHE", str(tmp_path))
+    (tmp_path / GGUF).symlink_to(gguf)
+    imported("smollm2", tmp_path / "second")  # nothing but the GGUF there
+    first, second = (read_manifest(tmp_path / name) for name in ("first", "second"))
+    assert first.digest == second.digest
+
+
+def test_an_altered_conversion_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = cache_folder() / GGUF
+    monkeypatch.setenv("EQUILIBRATE_CACHE", str(tmp_path))
+    (tmp_path / GGUF).symlink_to(gguf)
+    folder = convert_small_model()
+    assert small_model() == folder
+    (folder / "config.json").write_text("{}")
+    assert small_model() == tmp_path / GGUF
+    assert convert_small_model() == small_model() == folder
