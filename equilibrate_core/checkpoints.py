@@ -151,6 +151,8 @@ class Checkpoints:
             path = folder / f"random-{dist.get_rank():05d}.pt"
             _set_random_state(torch.load(path, weights_only=True))
             dist.barrier()
+        if dist.get_rank() == 0:
+            self._prune()
         logger.info("%s: resuming after step %d", self.store.uri, state.step)
         self._saved_at, self._saved_step = time.monotonic(), state.step
         return state
@@ -166,14 +168,21 @@ class Checkpoints:
         manifest = CheckpointManifest(identity=self.identity, step=step, files=files)
         (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
         self.store.publish(draft, name)
-        names = [n for n in self.store.folders() if n != name]
-        whole = sorted(n for n in names if self.store.read(f"{n}/{MANIFEST}") is not None)
-        kept = whole[len(whole) - self.config.checkpoint_keep + 1 :]
-        for old in set(names) - set(kept):
-            self.store.remove(old)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Remove all but the latest whole checkpoints, and what a killed run left half-written."""
+        names = self.store.folders()
+        named = sorted(name for name in names if not name.startswith("."))
+        whole = [n for n in named if self.store.read(f"{n}/{MANIFEST}") is not None]
+        for name in set(names) - set(whole[-self.config.checkpoint_keep :]):
+            self.store.remove(name)
 
     def _newest(self, stack: ExitStack) -> str | None:
-        """Local folder of the latest whole checkpoint, kept until the stack closes."""
+        """Local folder of the latest whole checkpoint, kept until the stack closes.
+
+        A name with a dot is a draft that was not renamed: its manifest may be there already.
+        """
         explicit = self.config.checkpoint_resume_from
         candidates: list[tuple[int, Store, str]] = []
         if explicit is not None:
@@ -181,7 +190,7 @@ class Checkpoints:
             named = open_store(parent or ".")
             candidates.append((_matching(named, name, self.identity), named, name))
         for name in self.store.folders():
-            if self.store.read(f"{name}/{MANIFEST}") is not None:
+            if not name.startswith(".") and self.store.read(f"{name}/{MANIFEST}") is not None:
                 step = _matching(self.store, name, self.identity)
                 candidates.append((step, self.store, name))
         for _, store, name in sorted(candidates, key=lambda c: (c[0], c[2]), reverse=True):

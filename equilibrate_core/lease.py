@@ -89,7 +89,7 @@ class Lease:
     def _wait(self, holder: dict[str, Any]) -> None:
         left = holder["expires"] - time.time()
         logger.info("%s: waiting up to %.0f s for a lease to run out", self.store.uri, left)
-        time.sleep(max(0.05, min(left, self.length_s / 10)))
+        time.sleep(max(0.05, min(left, 1.0)))
 
     def _renew_until_ended(self) -> None:
         while not self._ended.wait(self.length_s / 4):
