@@ -35,3 +35,9 @@ class StorageError(UserError):
 
 class StageError(EquilibrateError):
     """A stage could not do its work although its inputs were sound."""
+
+
+class Preempted(EquilibrateError):
+    """Training was told to stop and saved what it had; the same command resumes it."""
+
+    exit_code = 75  # EX_TEMPFAIL: try again later

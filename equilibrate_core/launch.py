@@ -5,16 +5,27 @@ This module alone decides whether a stage runs in this process or under torchrun
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
 from equilibrate_core.artifacts import write_json
 from equilibrate_core.config import StageConfig, load_config
 from equilibrate_core.errors import StageError
-from equilibrate_core.stage import Metrics, Stage, configure_logging, report_error
+from equilibrate_core.stage import (
+    Metrics,
+    Stage,
+    configure_logging,
+    raise_child_error,
+    report_error,
+)
+
+SAVE_TIMEOUT_S = 3600
+"""Seconds that processes told to stop are given to save; the cluster's grace period ends sooner."""
 
 
 class KfpMetrics(Protocol):
@@ -55,13 +66,31 @@ def run_stage(stage: Stage, config: StageConfig, paths: dict[str, Path]) -> Metr
     with tempfile.TemporaryDirectory() as folder:
         metrics = Path(folder) / "metrics.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={num_processes}", "-m", stage.__module__]
-        command += ["--config", config.model_dump_json(), "--metrics", str(metrics)]
+        command += [f"--nproc-per-node={num_processes}", f"--shutdown-timeout={SAVE_TIMEOUT_S}"]
+        command += ["-m", stage.__module__, "--config", config.model_dump_json()]
+        command += ["--metrics", str(metrics)]
         for name, path in paths.items():
             command += [f"--{name}", str(path)]
-        code = subprocess.run(command, check=False).returncode
+        code = _run_group(command)
+        raise_child_error(metrics)
         if code or not metrics.is_file():
             raise StageError(
                 f"{stage.__name__}: torchrun with {num_processes} processes ended with code {code}"
             )
         return json.loads(metrics.read_text())
+
+
+def _run_group(command: list[str]) -> int:
+    """Run torchrun and hand a SIGTERM on to it, which hands it on to its processes."""
+    process = subprocess.Popen(command)
+    if threading.current_thread() is not threading.main_thread():
+        return process.wait()
+
+    def hand_on(number: int, frame: object) -> None:
+        process.terminate()
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)

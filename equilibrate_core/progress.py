@@ -15,15 +15,20 @@ logger = logging.getLogger(__name__)
 class Progress:
     """Counts work done; use as a context manager.
 
-    `unit` names what is counted, `quiet` silences it (all processes but the first).
+    `unit` names what is counted, `done` was done by an earlier run, `quiet` silences it (all
+    processes but the first).
     """
 
-    def __init__(self, label: str, *, total: int, unit: str = "row", quiet: bool = False) -> None:
+    def __init__(
+        self, label: str, *, total: int, unit: str = "row", done: int = 0, quiet: bool = False
+    ) -> None:
         self.label, self.total, self.unit, self.quiet = label, total, unit, quiet
-        self.done = 0
+        self.done = self._done_before = done
         self._started = self._last_line = time.monotonic()
         self._bar = _bar() if sys.stderr.isatty() and not quiet else None
-        self._task = self._bar.add_task(label, total=total, note="") if self._bar else None
+        self._task = (
+            self._bar.add_task(label, total=total, completed=done, note="") if self._bar else None
+        )
 
     def __enter__(self) -> "Progress":
         if self._bar:
@@ -52,9 +57,11 @@ class Progress:
     def _line(self, note: str) -> None:
         self._last_line = time.monotonic()
         elapsed = max(self._last_line - self._started, 1e-9)
-        rate = self.done / elapsed
+        rate = (self.done - self._done_before) / elapsed
         left = (
-            f", {(self.total - self.done) / rate:.0f} s left" if 0 < self.done < self.total else ""
+            f", {(self.total - self.done) / rate:.0f} s left"
+            if rate > 0 and self.done < self.total
+            else ""
         )
         logger.info(
             "%s: %d/%d %ss, %.2f/s%s%s",

@@ -157,6 +157,13 @@ def upload_folder(folder: Path, uri: str) -> list[str]:
     return uris
 
 
+def remove_folder(uri: str) -> None:
+    """Delete every object below a URI, its manifest first: what is left never looks whole."""
+    for item in sorted(list_objects(uri), key=lambda item: (item.name != MANIFEST, item.name)):
+        with storage_errors(str(item.uri)):
+            connect().delete_object(Bucket=item.uri.bucket, Key=item.uri.key)
+
+
 def read_object(uri: str) -> tuple[bytes, str]:
     """Content and ETag of a small object."""
     source = parse_uri(uri)

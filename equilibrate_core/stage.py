@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import os
 import sys
 import traceback
 from argparse import ArgumentParser
@@ -13,7 +14,7 @@ from typing import Any
 from equilibrate_core.artifacts import StageRun, verify_artifact, write_json
 from equilibrate_core.config import StageConfig, load_config
 from equilibrate_core.digests import code_digest
-from equilibrate_core.errors import EquilibrateError
+from equilibrate_core.errors import EquilibrateError, Preempted, StageError, UserError
 from equilibrate_core.redaction import RedactingFormatter, redact
 
 Metrics = dict[str, float]
@@ -74,6 +75,8 @@ def stage_main(
         if metrics_path is not None:
             write_json(metrics_path, metrics)
     except Exception as error:
+        if metrics_path is not None and isinstance(error, EquilibrateError):
+            _leave_error(metrics_path, error)
         return report_error(error)
     print(json.dumps({"stage": stage.__name__, "metrics": metrics}))
     return 0
@@ -100,6 +103,27 @@ def report_error(error: Exception) -> int:
         return error.exit_code
     print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     return 1
+
+
+def raise_child_error(metrics_path: Path) -> None:
+    """Raise what stopped a process that was started to write `metrics_path`, if it said so.
+
+    torchrun itself ends with 1 whatever its processes ended with.
+    """
+    kinds: dict[str, type[EquilibrateError]] = {
+        kind.__name__: kind for kind in (Preempted, UserError, StageError)
+    }
+    for path in sorted(metrics_path.parent.glob(f"{metrics_path.name}.error-*")):
+        error = json.loads(path.read_text())
+        raise kinds[error["kind"]](error["message"])
+
+
+def _leave_error(metrics_path: Path, error: EquilibrateError) -> None:
+    kinds = (Preempted, UserError, StageError)
+    name = next((k.__name__ for k in kinds if isinstance(error, k)), StageError.__name__)
+    rank = os.environ.get("RANK", "0").zfill(5)
+    path = metrics_path.with_name(f"{metrics_path.name}.error-{rank}")
+    write_json(path, {"kind": name, "message": str(error)})
 
 
 def _paths(stage: Stage) -> dict[str, Any]:

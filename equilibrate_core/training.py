@@ -19,13 +19,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from equilibrate_core.errors import DataError, StageError
+from equilibrate_core.checkpoints import Checkpoints, TrainingState
+from equilibrate_core.errors import DataError, Preempted, StageError
 from equilibrate_core.models import device
+from equilibrate_core.preemption import Preemption, watch_for_preemption
 from equilibrate_core.progress import Progress
 from equilibrate_core.training_config import TrainingConfig
 
 RowT = TypeVar("RowT", contravariant=True)
 StepLog = dict[str, float]
+MEND = "lower learning_rate or use float32"
 
 
 class Objective(Protocol[RowT]):
@@ -39,9 +42,17 @@ class Objective(Protocol[RowT]):
 class Trainer(Generic[RowT]):
     """A DeepSpeed engine around an objective; holds processes and optimizer for one run."""
 
-    def __init__(self, objective: nn.Module, config: TrainingConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        objective: nn.Module,
+        config: TrainingConfig,
+        *,
+        seed: int,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         self.config = config
         self.seed = seed
+        self.checkpoints = checkpoints
         torch.manual_seed(seed)
         groups: Any = _parameter_groups(objective, config.weight_decay)
         self.engine: Any
@@ -62,34 +73,65 @@ class Trainer(Generic[RowT]):
         *,
         label: str,
         prepare: Callable[[Sequence[RowT]], Sequence[RowT]] = lambda batch: batch,
+        held_out: Callable[[], StepLog] = dict,
     ) -> None:
         """Run all epochs; `length` (tokens of a row) serves to batch rows of like length.
 
         `prepare` sees each whole optimizer batch before it is cut into micro-batches, and may
-        replace or drop rows; a batch it empties is passed over.
+        replace or drop rows; a batch it empties is passed over. `held_out` is called every
+        `eval_every_steps` and its figures join the step's record. A resumed run logs the records
+        of the steps before it first.
 
-        Raises DataError without rows and StageError when a loss is not finite.
+        Raises DataError without rows, StageError when a loss or gradient is not finite, and
+        Preempted, with a checkpoint saved, after a SIGTERM.
         """
         if not rows:
             raise DataError(f"{label}: no rows to train on; loosen the filters before this stage")
-        steps = list(self._steps(len(rows)))
-        with Progress(label, total=len(steps), unit="step", quiet=self.rank != 0) as progress:
-            for step, indices in enumerate(steps):
-                started = time.monotonic()
-                batch = sorted(prepare([rows[i] for i in indices]), key=length)
-                if not batch:
-                    continue
-                record = self._step(step, len(steps), batch)
-                elapsed = max(time.monotonic() - started, 1e-9)
-                record["tokens_per_s"] = sum(length(row) for row in batch) / elapsed
-                log(record)
-                progress.advance(1, f"loss {record['loss']:.4f}")
+        steps = self.batches(len(rows))
+        with self.as_local_rank():
+            state = self.checkpoints.resume(self.engine) if self.checkpoints else TrainingState()
+        for record in state.logs:
+            log(record)
+        with (
+            self.as_local_rank(),
+            watch_for_preemption(enabled=self.checkpoints is not None) as preemption,
+            Progress(
+                label, total=len(steps), unit="step", done=state.step, quiet=self.rank != 0
+            ) as progress,
+        ):
+            while state.step < len(steps):
+                batch = prepare([rows[i] for i in steps[state.step]])
+                note = ""
+                if batch:
+                    record = self._timed_step(state.step, len(steps), batch, length)
+                    every = self.config.eval_every_steps
+                    if every and (state.step + 1) % every == 0:
+                        record |= held_out()
+                    state.logs.append(record)
+                    log(record)
+                    note = f"loss {record['loss']:.4f}, {record['tokens_per_s']:.0f} tokens/s"
+                state.step += 1
+                progress.advance(1, note)
+                self._save_if_due(state, len(steps), preemption)
+
+    def batches(self, num_rows: int) -> list[list[int]]:
+        """Row numbers of every optimizer step: a function of seed, epoch and number alone."""
+        batches: list[list[int]] = []
+        size = self.config.batch_size
+        for epoch in range(self.config.epochs):
+            order = list(range(num_rows))
+            random.Random(f"{self.seed}-{epoch}").shuffle(order)
+            batches += [order[start : start + size] for start in range(0, num_rows, size)]
+        return batches
 
     @contextmanager
-    def whole_weights(self) -> Generator[None]:
+    def whole_weights(self, module: nn.Module | None = None) -> Generator[None]:
         """Within the block every process sees unpartitioned weights (ZeRO-3), fit to be saved."""
-        parameters = list(self.engine.module.parameters())
-        with deepspeed.zero.GatheredParameters(parameters, enabled=self.config.zero_stage == 3):
+        parameters = list((module or self.engine.module).parameters())
+        with (
+            self.as_local_rank(),
+            deepspeed.zero.GatheredParameters(parameters, enabled=self.config.zero_stage == 3),
+        ):
             yield
 
     @torch.no_grad()
@@ -98,16 +140,46 @@ class Trainer(Generic[RowT]):
         self.engine.eval()
         size = self.config.micro_batch_size
         results: list[dict[str, float]] = []
-        for start in range(0, len(rows), size):
-            results += _per_row(self.engine(rows[start : start + size]))
+        with self.as_local_rank():
+            for start in range(0, len(rows), size):
+                results += _per_row(self.engine(rows[start : start + size]))
         return results
 
-    def _steps(self, num_rows: int) -> Iterator[list[int]]:
-        for epoch in range(self.config.epochs):
-            order = list(range(num_rows))
-            random.Random(f"{self.seed}-{epoch}").shuffle(order)
-            for start in range(0, num_rows, self.config.batch_size):
-                yield order[start : start + self.config.batch_size]
+    @contextmanager
+    def as_local_rank(self) -> Generator[None]:
+        """ZeRO-3 looks LOCAL_RANK up in every forward; the only process of a run has none."""
+        if "LOCAL_RANK" in os.environ:
+            yield
+            return
+        os.environ["LOCAL_RANK"] = "0"
+        try:
+            yield
+        finally:
+            del os.environ["LOCAL_RANK"]
+
+    def _timed_step(
+        self, step: int, num_steps: int, batch: Sequence[RowT], length: Callable[[RowT], int]
+    ) -> StepLog:
+        started = time.monotonic()
+        record = self._step(step, num_steps, sorted(batch, key=length))
+        elapsed = max(time.monotonic() - started, 1e-9)
+        return record | {"tokens_per_s": sum(length(row) for row in batch) / elapsed}
+
+    def _save_if_due(self, state: TrainingState, num_steps: int, preemption: Preemption) -> None:
+        if self.checkpoints is None:
+            return
+        # Clocks differ and a signal may reach one process alone: all do what any one wants.
+        wishes = [preemption.requested, self.checkpoints.due(state.step, num_steps)]
+        agreed = torch.tensor(wishes, dtype=torch.float32, device=device())
+        dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+        preempted, due = (bool(wish) for wish in agreed)
+        if preempted or due:
+            self.checkpoints.save(self.engine, state)
+        if preempted:
+            raise Preempted(
+                f"told to stop after step {state.step} of {num_steps}, which is saved; the same "
+                "command goes on from there"
+            )
 
     def _step(self, step: int, num_steps: int, batch: Sequence[RowT]) -> StepLog:
         # Dropout is off in the models themselves; training mode is what checkpointing asks for.
@@ -133,6 +205,8 @@ class Trainer(Generic[RowT]):
         norm = self.engine.get_global_grad_norm()
         if norm is not None:
             record["grad_norm"] = float(norm)
+            if not math.isfinite(record["grad_norm"]):
+                raise StageError(f"gradient is not finite at step {step + 1}; {MEND}")
         return {"step": step + 1, "learning_rate": rate, **record}
 
     def _micro_batches(self, batch: Sequence[RowT]) -> Iterator[tuple[list[RowT], list[float]]]:
@@ -154,9 +228,7 @@ class Trainer(Generic[RowT]):
         finite = torch.tensor(float(math.isfinite(sums["loss"])), device=device())
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         if not finite:
-            raise StageError(
-                f"loss is not finite at step {step + 1}; lower learning_rate or use float32"
-            )
+            raise StageError(f"loss is not finite at step {step + 1}; {MEND}")
 
     def _sum_over_processes(self, sums: dict[str, float]) -> dict[str, float]:
         totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=device())

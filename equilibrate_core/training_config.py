@@ -1,8 +1,8 @@
 """Settings of the one training loop, free of heavy imports so that a laptop can validate them."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from equilibrate_core.config import Config
 
@@ -35,3 +35,23 @@ class TrainingConfig(Config):
     """DeepSpeed ZeRO stage: what is sharded over the processes."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    eval_every_steps: int = Field(default=0, ge=0)
+    """Steps between held-out evaluations during training; 0 evaluates at the end only."""
+    checkpoint_uri: str | None = None
+    """Folder or s3:// prefix to save checkpoints under and to resume from; None saves none. The
+    checkpoint_* settings change neither the result nor the prefix a run's checkpoints lie at."""
+    checkpoint_every_steps: int = Field(default=100, ge=1)
+    """Optimizer steps between checkpoints."""
+    checkpoint_every_minutes: float = Field(default=15.0, gt=0)
+    """Minutes after which the next step saves one, however few steps were done."""
+    checkpoint_keep: int = Field(default=2, ge=1)
+    """Latest checkpoints that stay; older ones are removed."""
+    checkpoint_resume_from: str | None = None
+    """One checkpoint (its folder or s3:// prefix) to start from; refused unless config, inputs,
+    code and number of processes are the same. A later one under checkpoint_uri goes first."""
+
+    @model_validator(mode="after")
+    def _resumed_runs_save(self) -> Self:
+        if self.checkpoint_resume_from is not None and self.checkpoint_uri is None:
+            raise ValueError("checkpoint_resume_from needs checkpoint_uri: where to go on saving")
+        return self

@@ -48,6 +48,9 @@ class TrainPolicyConfig(StageConfig):
     """Tokens of prompt and answer on the held-out pairs; training pairs were cut before."""
     max_eval_pairs: int = Field(default=256, ge=1)
     """Held-out pairs on which preference accuracy is reported."""
+    max_kl_pairs: int = Field(default=64, ge=0)
+    """Held-out pairs on which the exact KL to the reference is computed, over the vocabulary; the
+    reference's hidden states of their answers stay in main memory. 0 computes none."""
     num_previews: int = Field(default=4, ge=0)
     """Pairs whose masks are kept for the report."""
     num_processes: int = Field(default=1, ge=1)

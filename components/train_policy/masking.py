@@ -118,7 +118,10 @@ def mask_statistics(rows: Sequence[PolicyRow]) -> dict[str, float]:
         "chosen": lambda row: row.chosen,
         "rejected": lambda row: row.rejected,
     }
-    statistics: dict[str, float] = {}
+    if not rows:
+        return {}
+    both = [side(row) for row in rows for side in sides.values()]
+    statistics: dict[str, float] = {"share_kept": _share_kept(both)}
     for name, side in sides.items():
         statistics[f"share_kept_{name}"] = _share_kept([side(row) for row in rows])
         for category in sorted({row.category for row in rows}):

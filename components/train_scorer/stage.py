@@ -4,7 +4,6 @@ scorer_pairs + base model -> a sequence-classification directory with its calibr
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence, Set
 from math import ceil
@@ -18,6 +17,7 @@ from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.objective import ScorerObjective, ScorerRow
 from equilibrate_core.artifacts import Counts, StageRun, write_json
 from equilibrate_core.chat import encode_answer
+from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
 from equilibrate_core.errors import DataError
 from equilibrate_core.losses import harm_sign
 from equilibrate_core.records import Pair
@@ -25,6 +25,7 @@ from equilibrate_core.scorer import ScorerConstants, new_scorer_model, save_scor
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset
 from equilibrate_core.training import StepLog, Trainer
+from equilibrate_core.training_log import write_training_log
 
 logger = logging.getLogger(__name__)
 
@@ -38,26 +39,27 @@ def train_scorer(
     counts = Counts()
     rows, held_out = encode_pairs(config, read_dataset(pairs, Pair), tokenizer, counts)
     logger.info("%s model: %d rows, %d held out", config.kind, len(rows), len(held_out))
-    if config.training.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    objective = ScorerObjective(
-        model,
-        kind=config.kind,
-        token_wise=config.token_wise,
-        regularization=config.regularization,
-        pad_id=tokenizer.pad_token_id,
-        precision=config.training.precision,
-    )
-    trainer: Trainer[ScorerRow] = Trainer(objective, config.training, seed=config.seed)
-    steps: list[StepLog] = []
-    trainer.train(rows, lambda row: row.length, steps.append, label=f"train {config.kind} model")
-    values = trainer.evaluate(held_out)
-    constants = calibrate(config, values)
-    metrics = held_out_metrics(config, held_out, values, constants)
-    metrics |= {"num_train": len(rows), "final_loss": steps[-1]["loss"]}
-    with trainer.whole_weights():
-        if trainer.rank == 0:
-            _save(run, scorer, model, tokenizer, constants, metrics, steps, counts)
+    with checkpoints_of(run, config.training) as checkpoints:
+        trainer = _trainer(config, model, tokenizer, checkpoints)
+
+        def evaluate() -> tuple[ScorerConstants, Metrics]:
+            values = trainer.evaluate(held_out)
+            constants = calibrate(config, values)
+            return constants, held_out_metrics(config, held_out, values, constants)
+
+        steps: list[StepLog] = []
+        trainer.train(
+            rows,
+            lambda row: row.length,
+            steps.append,
+            label=f"train {config.kind} model",
+            held_out=lambda: _named_held_out(evaluate()[1]),
+        )
+        constants, metrics = evaluate()
+        metrics |= {"num_train": len(rows), "final_loss": steps[-1]["loss"]}
+        with trainer.whole_weights():
+            if trainer.rank == 0:
+                _save(run, scorer, model, tokenizer, constants, metrics, steps, counts)
     return metrics
 
 
@@ -141,6 +143,27 @@ def calibration_error(probs: np.ndarray, happened: np.ndarray, bins: int = 10) -
     return float(sum(gaps))
 
 
+def _trainer(
+    config: TrainScorerConfig, model: Any, tokenizer: Any, checkpoints: Checkpoints | None
+) -> Trainer[ScorerRow]:
+    if config.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    objective = ScorerObjective(
+        model,
+        kind=config.kind,
+        token_wise=config.token_wise,
+        regularization=config.regularization,
+        pad_id=tokenizer.pad_token_id,
+        precision=config.training.precision,
+    )
+    return Trainer(objective, config.training, seed=config.seed, checkpoints=checkpoints)
+
+
+def _named_held_out(metrics: Metrics) -> StepLog:
+    """Held-out figures under the names they have in a step's record."""
+    return {f"held_out_{name.removeprefix('held_out_')}": v for name, v in metrics.items()}
+
+
 def _unusable(config: TrainScorerConfig, pair: Pair) -> str | None:
     if pair.dimension != ("helpful" if config.kind == "reward" else "harmless"):
         return "other_dimension"
@@ -182,8 +205,7 @@ def _save(
         draft.counts = counts
         save_scorer(draft.path, model, tokenizer, constants)
         write_json(draft.path / "metrics.json", metrics)
-        lines = "".join(json.dumps(step) + "\n" for step in steps)
-        (draft.path / "training_log.jsonl").write_text(lines)
+        write_training_log(draft.path, steps)
 
 
 def _half(prompt_ids: Set[str], rows: str) -> set[str]:

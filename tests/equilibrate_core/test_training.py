@@ -70,11 +70,11 @@ def test_an_uneven_last_batch_is_averaged_over_its_own_rows() -> None:
 
 def test_every_epoch_sees_every_row_in_another_order() -> None:
     trainer: Trainer = Trainer(Line(), settings(), seed=0)
-    steps = list(trainer._steps(7))
+    steps = trainer.batches(7)
     first, second = ([i for step in part for i in step] for part in (steps[:3], steps[3:]))
     assert sorted(first) == sorted(second) == list(range(7))
     assert first != second
-    assert steps == list(trainer._steps(7))
+    assert steps == trainer.batches(7)
 
 
 def test_training_is_repeatable() -> None:

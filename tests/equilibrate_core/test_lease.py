@@ -1,0 +1,98 @@
+"""One process holds a lease; a dead one's is taken over; one who lost it notices."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from equilibrate_core.checkpoint_store import Store, open_store
+from equilibrate_core.errors import StageError
+from equilibrate_core.lease import NAME, Lease
+
+pytest_plugins = ["tests.s3_store"]
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store on disk, and one in a real object store."""
+    if request.param == "local":
+        return open_store(str(tmp_path / "store"))
+    return open_store(f"{request.getfixturevalue('bucket')}/store")
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def left_behind(store: Store, **changes: object) -> None:
+    """Put a lease there whose holder is as told."""
+    lease = Lease(store)
+    record = json.loads(lease._content()) | changes
+    store.put_if_absent(NAME, json.dumps(record).encode())
+
+
+def test_of_many_takers_one_wins(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        tags = list(pool.map(lambda i: store.put_if_absent(NAME, str(i).encode()), range(8)))
+    (won,) = [i for i, tag in enumerate(tags) if tag is not None]
+    content, tag = store.read(NAME) or (b"", "")
+    assert (content, tag) == (str(won).encode(), tags[won])
+    with ThreadPoolExecutor(8) as pool:
+        again = list(
+            pool.map(lambda i: store.replace_if_match(NAME, f"{i}x".encode(), tag), range(8))
+        )
+    assert sum(new is not None for new in again) == 1
+
+
+def test_a_live_holder_keeps_others_out(store: Store) -> None:
+    with Lease(store, length_s=4.0).held():
+        started = time.monotonic()
+        with pytest.raises(StageError, match="held by a live run"), Lease(store).held():
+            pass
+        assert time.monotonic() - started < 15
+
+
+def test_a_lease_given_back_is_free_at_once(store: Store) -> None:
+    with Lease(store).held():
+        pass
+    started = time.monotonic()
+    with Lease(store).held() as lease:
+        lease.check()
+    assert time.monotonic() - started < 5
+
+
+def test_a_stale_lease_is_taken_over_once_it_runs_out(store: Store) -> None:
+    left_behind(store, process="another machine 1", expires=time.time() + 1.0)
+    with Lease(store, length_s=1.0).held():
+        content, _ = store.read(NAME) or (b"{}", "")
+        assert json.loads(content)["pid"] == os.getpid()
+
+
+def test_the_lease_of_a_process_that_died_here_is_taken_at_once(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    left_behind(store, pid=dead_pid(), expires=time.time() + 3600)
+    started = time.monotonic()
+    with Lease(store).held():
+        assert time.monotonic() - started < 5
+
+
+def test_a_holder_whose_lease_was_taken_notices_and_does_not_take_it_back(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    with Lease(store, length_s=0.2).held() as lease:
+        content, tag = store.read(NAME) or (b"", "")
+        while store.replace_if_match(NAME, b'{"owner": "thief"}', tag) is None:
+            content, tag = store.read(NAME) or (b"", "")
+        deadline = time.monotonic() + 10
+        with pytest.raises(StageError, match="took these checkpoints over"):
+            while time.monotonic() < deadline:
+                lease.check()
+                time.sleep(0.02)
+    assert (store.read(NAME) or (b"",))[0] == b'{"owner": "thief"}'
+    assert content
