@@ -27,7 +27,7 @@ run: model  ## run the whole pipeline on this machine (CONFIG=… for another ru
 	@$(BIN)/equilibrate run --config $(CONFIG)
 
 test: model  ## run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup  ## lint, types, import rules
 	$(BIN)/ruff check .

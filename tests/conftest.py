@@ -28,6 +28,11 @@ def tiny_llama3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The longest file first: with two workers nothing is left to wait for at the end.
+    items.sort(key=lambda item: "test_local_run" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def _loggers_propagate() -> None:
     # Libraries switch loggers off behind pytest's back.
