@@ -32,7 +32,6 @@ CONFIG = JudgeConfig(max_unscored_share=1.0)
 BARE = JudgeConfig(rationale=False, max_unscored_share=1.0)
 
 
-
 def verdict(colour: str, rationale: str = "because") -> str:
     return json.dumps({"rationale": rationale, "colour": colour})
 
