@@ -116,7 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
-        self.wfile.write(payload)
+        try:
+            self.wfile.write(payload)
+        except BrokenPipeError:  # a client that was killed while it waited
+            self.close_connection = True
 
     def log_message(self, *_: Any) -> None:
         pass
