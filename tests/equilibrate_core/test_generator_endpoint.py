@@ -187,8 +187,8 @@ def test_while_the_server_is_overloaded_all_workers_wait(monkeypatch: pytest.Mon
         started = time.monotonic()
         completions = ask(config_for(server, concurrency=2), *map(str, range(12)))
     assert [c.error for c in completions] == [None] * 12
-    # Besides the refused request only the one that was in flight with it came through.
-    assert sum(t - started < 0.25 for t in times) <= 1
+    # Only what the other worker had in flight came through; without a gate it would have gone on.
+    assert sum(t - started < 0.25 for t in times) <= 3
 
 
 def test_each_answer_is_handed_over_as_soon_as_it_is_there() -> None:
