@@ -26,6 +26,12 @@ class Completion:
     """Generated tokens, end-of-turn included; 0 where an endpoint does not say."""
     error: str | None = None
     """Why this row failed; its text then means nothing."""
+    label_logps: dict[str, float] | None = None
+    """Natural-log probability of each choice where the backend tells, not normalised over them."""
+
+
+OnAnswer = Callable[[int, Completion], None]
+"""Given each row's completion as soon as the backend has it: at once, or batch by batch."""
 
 
 class Generator(Protocol):
@@ -42,6 +48,7 @@ class Generator(Protocol):
         schema: JsonSchema | None = None,
         choices: Sequence[str] | None = None,
         on_done: OnDone | None = None,
+        on_answer: OnAnswer | None = None,
     ) -> list[Completion]:
         """Answer every conversation, in order; a row that fails carries its error.
 

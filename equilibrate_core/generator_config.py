@@ -40,8 +40,12 @@ class GeneratorConfig(Config):
     api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """Name of the environment variable that holds the API key (never the key); None for a server
     that asks for none."""
+    endpoint_logprobs: bool = False
+    """Ask the server for the log-probabilities of its tokens, to tell how sure a verdict is; not
+    all servers give them."""
     concurrency: int = Field(default=16, ge=1)
-    """Requests in flight at once (endpoint)."""
+    """Requests in flight at once (endpoint); while the server says that it is overloaded, all of
+    them wait."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Seconds until one request counts as hanging (endpoint)."""
     max_retries: int = Field(default=5, ge=0)

@@ -5,7 +5,9 @@ import json
 import logging
 import os
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -14,13 +16,16 @@ from equilibrate_core.completions import (
     Completion,
     Conversation,
     JsonSchema,
+    OnAnswer,
     OnDone,
     failed,
+    in_order,
     request_seed,
 )
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.judged_text import break_markup
+from equilibrate_core.label_tokens import logps_in_json
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 60.0
@@ -30,6 +35,8 @@ FATAL = {
     404: "there is no such path or model",
 }
 CHOICE_FIELD = "answer"
+OVERLOADED = (429, 503)
+TOP_LOGPROBS = 20  # the most that OpenAI's and vllm's servers give by default
 
 
 class EndpointGenerator:
@@ -56,6 +63,7 @@ class EndpointGenerator:
         schema: JsonSchema | None = None,
         choices: Sequence[str] | None = None,
         on_done: OnDone | None = None,
+        on_answer: OnAnswer | None = None,
     ) -> list[Completion]:
         """Answer every conversation; see `Generator.generate`.
 
@@ -63,8 +71,18 @@ class EndpointGenerator:
         """
         if schema is not None and choices is not None:
             raise ValueError("give a schema or choices, not both")
-        bodies = [self._body(c, sampling, schema, choices) for c in conversations]
-        return asyncio.run(self._all(bodies, choices, on_done))
+        bodies = (self._body(c, sampling, schema, choices) for c in conversations)
+        done: dict[int, Completion] = {}
+
+        def finish(row: int, completion: Completion) -> None:
+            done[row] = completion if choices is None else unwrap_choice(completion, choices)
+            if on_answer:
+                on_answer(row, done[row])
+            if on_done:
+                on_done(1)
+
+        asyncio.run(self._all(bodies, finish))
+        return in_order(len(conversations), done)
 
     def _body(
         self,
@@ -86,15 +104,14 @@ class EndpointGenerator:
         if wanted is not None:
             json_schema = {"name": "answer", "schema": without_lengths(wanted), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+            if self.config.endpoint_logprobs:
+                body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         return body
 
-    async def _all(
-        self,
-        bodies: Sequence[dict[str, Any]],
-        choices: Sequence[str] | None,
-        on_done: OnDone | None,
-    ) -> list[Completion]:
-        slots = asyncio.Semaphore(self.config.concurrency)
+    async def _all(self, bodies: Iterable[dict[str, Any]], finish: OnAnswer) -> None:
+        """Ask for every body with `concurrency` workers; each takes the next when it is free."""
+        waiting = iter(enumerate(bodies))
+        gate = Gate()
         client = openai.AsyncOpenAI(
             base_url=self.config.endpoint_url,
             api_key=self.key or "none",
@@ -102,25 +119,25 @@ class EndpointGenerator:
             timeout=self.config.timeout_s,
         )
 
-        async def one(body: dict[str, Any]) -> Completion:
-            async with slots:
-                completion = await self._with_retries(client, body)
-            if on_done:
-                on_done(1)
-            return completion if choices is None else unwrap_choice(completion, choices)
+        async def work() -> None:
+            for row, body in waiting:
+                finish(row, await self._with_retries(client, body, gate))
 
         async with client:
-            return list(await asyncio.gather(*map(one, bodies)))
+            await asyncio.gather(*(work() for _ in range(self.config.concurrency)))
 
-    async def _with_retries(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Completion:
+    async def _with_retries(
+        self, client: openai.AsyncOpenAI, body: dict[str, Any], gate: "Gate"
+    ) -> Completion:
         problem = ""
         for attempt in range(self.config.max_retries + 1):
             asked_delay_s = 0.0
+            await gate.passed()
             try:
                 async with asyncio.timeout(self.config.timeout_s):
                     # Raw, since the client would turn a broken body into objects of empty fields.
                     raw = await client.chat.completions.with_raw_response.create(**body)
-                return read_completion(raw.http_response.text)
+                return read_completion(raw.http_response.text, body)
             except BrokenAnswer as error:
                 problem = self._without_key(str(error))
             except (TimeoutError, openai.APITimeoutError):
@@ -134,6 +151,8 @@ class EndpointGenerator:
                 if error.status_code < 500 and error.status_code not in (408, 409, 429):
                     return failed(problem)
                 asked_delay_s = _retry_after_s(error.response.headers.get("retry-after"))
+                if error.status_code in OVERLOADED:
+                    gate.close(max(asked_delay_s, backoff_s(attempt)))
             if attempt < self.config.max_retries:
                 await asyncio.sleep(max(asked_delay_s, backoff_s(attempt)))
         return failed(f"{problem} (after {self.config.max_retries + 1} attempts)")
@@ -152,11 +171,28 @@ class EndpointGenerator:
         return text.replace(self.key, "***") if self.key else text
 
 
+class Gate:
+    """Where all workers wait while the server says that it has too much to do."""
+
+    def __init__(self) -> None:
+        self.opens_at = 0.0
+
+    def close(self, delay_s: float) -> None:
+        """Hold every worker for `delay_s` seconds from now, or longer if one said so before."""
+        self.opens_at = max(self.opens_at, time.monotonic() + delay_s)
+
+    async def passed(self) -> None:
+        """Return when the gate is open."""
+        while (left_s := self.opens_at - time.monotonic()) > 0:
+            # Not all in the same instant, which would be the next overload.
+            await asyncio.sleep(left_s * random.uniform(1.0, 1.2))
+
+
 class BrokenAnswer(Exception):
     """A 200 whose body is not a completion; worth another attempt."""
 
 
-def read_completion(body: str) -> Completion:
+def read_completion(body: str, request: dict[str, Any]) -> Completion:
     """Completion from the JSON body of an answer. Raises BrokenAnswer when it holds none."""
     try:
         answer = json.loads(body)
@@ -167,7 +203,11 @@ def read_completion(body: str) -> Completion:
         raise BrokenAnswer(f"the answer is not a chat completion: {body[:80]!r}") from error
     if reason not in ("stop", "length") or not isinstance(text, str):
         return failed(f"the endpoint gave no text: finish_reason {reason!r}")
-    return Completion(text=text, finish_reason=reason, num_tokens=num_tokens)
+    logps = None
+    if request.get("logprobs"):
+        tokens = (choice.get("logprobs") or {}).get("content") or ()
+        logps = logps_in_json(tokens, request["response_format"]["json_schema"]["schema"])
+    return Completion(text, reason, num_tokens, label_logps=logps)
 
 
 def choices_schema(choices: Sequence[str]) -> JsonSchema:
@@ -191,7 +231,7 @@ def unwrap_choice(completion: Completion, choices: Sequence[str]) -> Completion:
         choice = None
     if not isinstance(choice, str) or choice not in choices:
         return failed(f"the answer is none of {list(choices)}: {completion.text[:80]!r}")
-    return Completion(choice, completion.finish_reason, completion.num_tokens)
+    return replace(completion, text=choice)
 
 
 def without_lengths(schema: Any) -> Any:

@@ -21,6 +21,7 @@ from equilibrate_core.completions import (
     Completion,
     Conversation,
     JsonSchema,
+    OnAnswer,
     OnDone,
     Request,
     completion_of,
@@ -30,6 +31,7 @@ from equilibrate_core.completions import (
 )
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.generator_dtype import resolve_dtype
+from equilibrate_core.label_tokens import first_tokens, label_completion, label_logps
 from equilibrate_core.models import device, load_causal_lm, load_tokenizer
 
 # N = rows in the batch, P = prompt tokens, V = vocabulary
@@ -69,6 +71,7 @@ class TransformersGenerator:
         schema: JsonSchema | None = None,
         choices: Sequence[str] | None = None,
         on_done: OnDone | None = None,
+        on_answer: OnAnswer | None = None,
     ) -> list[Completion]:
         """Answer every conversation; see `Generator.generate`."""
         requests, done = encode_requests(
@@ -77,14 +80,22 @@ class TransformersGenerator:
         if on_done and done:
             on_done(len(done))
         requests.sort(key=lambda request: len(request.ids))
-        grammar = self._grammar(schema, choices)
+        labels = None
+        if choices is not None and schema is None and sampling.top_p == 1:
+            labels = first_tokens(self.tokenizer, choices)
+        grammar = None if labels else self._grammar(schema, choices)
         shared = self._shared_cache(requests)
         for start in range(0, len(requests), self.batch_size):
             batch = requests[start : start + self.batch_size]
-            for request, ids in zip(
-                batch, self._run(batch, sampling, grammar, shared), strict=True
-            ):
-                done[request.row] = completion_of(self.tokenizer, ids, self.stops)
+            completions = (
+                self._run_labels(batch, sampling, labels, shared)
+                if labels
+                else self._run(batch, sampling, grammar, shared)
+            )
+            for request, completion in zip(batch, completions, strict=True):
+                done[request.row] = completion
+                if on_answer:
+                    on_answer(request.row, completion)
             if on_done:
                 on_done(len(batch))
         return in_order(len(conversations), done)
@@ -96,32 +107,63 @@ class TransformersGenerator:
         sampling: Sampling,
         grammar: xgrammar.CompiledGrammar | None,
         shared: DynamicCache | None,
-    ) -> list[list[int]]:
+    ) -> list[Completion]:
+        processors: list[Any] = [GrammarProcessor(grammar)] if grammar is not None else []
+        if sampling.temperature > 0:
+            processors.append(SeededSampling(sampling, [request.seed for request in batch]))
+        out, width = self._decode(batch, shared, sampling.max_tokens, processors)
+        rows = out.sequences[:, width:].tolist()
+        return [completion_of(self.tokenizer, ids, self.stops) for ids in rows]
+
+    @torch.inference_mode()
+    def _run_labels(
+        self,
+        batch: Sequence[Request],
+        sampling: Sampling,
+        labels: dict[int, str],
+        shared: DynamicCache | None,
+    ) -> list[Completion]:
+        out, _ = self._decode(batch, shared, 1, [])
+        logps_NK = out.logits[0].float().log_softmax(dim=-1)[:, list(labels)]
+        return [
+            label_completion(
+                label_logps(labels, dict(zip(labels, logps, strict=True))), sampling, request.seed
+            )
+            for request, logps in zip(batch, logps_NK.tolist(), strict=True)
+        ]
+
+    def _decode(
+        self,
+        batch: Sequence[Request],
+        shared: DynamicCache | None,
+        max_tokens: int,
+        processors: Sequence[Any],
+    ) -> tuple[Any, int]:
+        """What `generate` makes of a batch, and the width of its padded prompts."""
         num_shared = shared.get_seq_length() if shared else 0
         pad_id = (
             self.stops[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         )
         ids_NP, mask_NP = pad_left([r.ids for r in batch], num_shared=num_shared, pad_id=pad_id)
-        processors: list[Any] = [GrammarProcessor(grammar)] if grammar is not None else []
-        if sampling.temperature > 0:
-            processors.append(SeededSampling(sampling, [request.seed for request in batch]))
         cache = None
         if shared is not None:
             cache = copy.deepcopy(shared)
             cache.batch_repeat_interleave(len(batch))
-        out_NL = self.model.generate(
+        out = self.model.generate(
             ids_NP.to(self.model.device),
             attention_mask=mask_NP.to(self.model.device),
             past_key_values=cache,
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=sampling.max_tokens,
+                max_new_tokens=max_tokens,
+                return_dict_in_generate=True,
+                output_logits=max_tokens == 1,
                 eos_token_id=self.stops,
                 pad_token_id=pad_id,
             ),
             logits_processor=LogitsProcessorList(processors),
         )
-        return out_NL[:, ids_NP.shape[1] :].tolist()
+        return out, ids_NP.shape[1]
 
     @torch.inference_mode()
     def _shared_cache(self, requests: Sequence[Request]) -> DynamicCache | None:

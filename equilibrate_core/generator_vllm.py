@@ -19,6 +19,7 @@ from equilibrate_core.completions import (
     Completion,
     Conversation,
     JsonSchema,
+    OnAnswer,
     OnDone,
     completion_of,
     encode_requests,
@@ -28,6 +29,7 @@ from equilibrate_core.completions import (
 from equilibrate_core.errors import ModelError, StageError
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.generator_dtype import resolve_dtype
+from equilibrate_core.label_tokens import first_tokens, label_completion, label_logps
 from equilibrate_core.models import check_model_folder, load_tokenizer
 
 GIB = 1024**3
@@ -62,6 +64,7 @@ class VllmGenerator:
         schema: JsonSchema | None = None,
         choices: Sequence[str] | None = None,
         on_done: OnDone | None = None,
+        on_answer: OnAnswer | None = None,
     ) -> list[Completion]:
         """Answer every conversation; see `Generator.generate`."""
         requests, done = encode_requests(
@@ -71,8 +74,13 @@ class VllmGenerator:
             on_done(len(done))
         if not requests:
             return in_order(len(conversations), done)
+        labels = None
+        if choices is not None and schema is None and sampling.top_p == 1:
+            labels = first_tokens(self.tokenizer, choices)
         params = [
-            sampling_params(sampling, request.seed, self.stops, schema=schema, choices=choices)
+            label_params(labels)
+            if labels
+            else sampling_params(sampling, request.seed, self.stops, schema=schema, choices=choices)
             for request in requests
         ]
         try:
@@ -84,8 +92,14 @@ class VllmGenerator:
         except Exception as error:  # the engine process died: no row can be answered any more
             raise StageError(f"vllm stopped while generating: {error}") from error
         for request, output in zip(requests, outputs, strict=True):
-            ids = list(output.outputs[0].token_ids)
-            done[request.row] = completion_of(self.tokenizer, ids, self.stops)
+            answer = output.outputs[0]
+            done[request.row] = (
+                label_completion(_label_logps(labels, answer), sampling, request.seed)
+                if labels
+                else completion_of(self.tokenizer, list(answer.token_ids), self.stops)
+            )
+            if on_answer:
+                on_answer(request.row, done[request.row])
         return in_order(len(conversations), done)
 
 
@@ -139,6 +153,25 @@ def sampling_params(
         detokenize=False,
         structured_outputs=structured,
     )
+
+
+def label_params(labels: dict[int, str]) -> Any:
+    """Parameters of a verdict in one token: the log-probabilities of what labels begin with."""
+    from vllm import SamplingParams
+
+    ids = list(labels)
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        allowed_token_ids=ids,
+        logprob_token_ids=ids,
+        detokenize=False,
+    )
+
+
+def _label_logps(labels: dict[int, str], answer: Any) -> dict[str, float]:
+    first = answer.logprobs[0]
+    return label_logps(labels, {token: first[token].logprob for token in labels})
 
 
 def _start(config: GeneratorConfig, model_path: Path) -> Any:

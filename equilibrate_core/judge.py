@@ -7,16 +7,16 @@ a label: a substring that looks like one proves nothing about what the judge mea
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from equilibrate_core.completions import Completion, Generator
 from equilibrate_core.errors import StageError
-from equilibrate_core.generator_config import Sampling
+from equilibrate_core.judge_ballots import Ballot, poll
+from equilibrate_core.judge_confidence import label_probs
 from equilibrate_core.judge_config import JudgeConfig
-from equilibrate_core.judge_question import Parts, Question, read_verdict, render, verdict_schema
-from equilibrate_core.progress import Progress
-from equilibrate_core.records import Message
+from equilibrate_core.judge_ledger import Ledger
+from equilibrate_core.judge_question import Parts, Question, read_verdict
 
-SHORTEST_CUT_CHARS = 100
 ERRORS_SHOWN = 3
 
 
@@ -28,7 +28,8 @@ class Judgement:
     """None when unscored."""
     rationale: str
     confidence: float | None
-    """Share of the valid votes that agree with `label`; None with fewer than two."""
+    """Probability of `label` where the judge tells log-probs, mean over its valid votes; else the
+    share of the valid votes that agree with it, None with fewer than two."""
     votes: dict[str, int]
     """Valid votes by label."""
     error: str | None
@@ -43,34 +44,24 @@ def ask(
     config: JudgeConfig,
     *,
     label: str,
+    judge: str = "",
+    ledger: Ledger | None = None,
 ) -> list[Judgement]:
-    """Judge every row; `label` names the work in the progress line.
+    """Judge every row; `label` names the work in the progress line, `judge` who is asked.
 
-    Raises StageError when more than `config.max_unscored_share` stay unscored.
+    Answers that the ledger knows are not asked again. Raises StageError when more than
+    `config.max_unscored_share` stay unscored.
     """
-    fitted = [_fit(generator, question, parts, config) for parts in rows]
-    conversations = [[message] for message, _ in fitted]
-    schema = verdict_schema(question, config.rationale_chars) if config.rationale else None
-    ballots: list[list[Completion]] = []
-    with Progress(label, total=len(rows) * config.votes, unit="verdict") as progress:
-        for vote in range(config.votes if rows else 0):
-            sampling = Sampling(
-                temperature=config.temperature if vote else 0.0,
-                max_tokens=config.max_tokens,
-                seed=config.seed + vote,
-            )
-            ballots.append(
-                generator.generate(
-                    conversations,
-                    sampling,
-                    schema=schema,
-                    choices=None if schema else question.labels,
-                    on_done=progress.advance,
-                )
-            )
+    ballots = poll(generator, question, rows, config, label=label, judge=judge, ledger=ledger)
+    return decide(question, ballots, config, label)
+
+
+def decide(
+    question: Question, ballots: Sequence[Ballot], config: JudgeConfig, label: str
+) -> list[Judgement]:
+    """Every row's judgement from its votes. Raises StageError when too many stay unscored."""
     judgements = [
-        count_votes(question, [ballot[row] for ballot in ballots], config, was_cut=was_cut)
-        for row, (_, was_cut) in enumerate(fitted)
+        count_votes(question, ballot.votes, config, was_cut=ballot.was_cut) for ballot in ballots
     ]
     check_unscored(judgements, config.max_unscored_share, label)
     return judgements
@@ -100,7 +91,9 @@ def count_votes(
             return Judgement(None, "", None, dict(votes), f"tied votes {dict(votes)}", was_cut)
         winner = valid[0][0]
     rationale = next(reason for label, reason in valid.values() if label == winner)
-    confidence = votes[winner] / len(valid) if len(valid) > 1 else None
+    confidence = _confidence(question, [completions[index] for index in valid], winner)
+    if confidence is None and len(valid) > 1:
+        confidence = votes[winner] / len(valid)
     return Judgement(winner, rationale, confidence, dict(votes), None, was_cut)
 
 
@@ -123,13 +116,7 @@ def judge_name(generator: Generator, config: JudgeConfig, model_digest: str) -> 
     return f"model {model_digest[:12]}"
 
 
-def _fit(
-    generator: Generator, question: Question, parts: Parts, config: JudgeConfig
-) -> tuple[Message, bool]:
-    """The judge's prompt, cut until the generator can take it, and whether it was cut."""
-    max_chars = config.max_text_chars
-    while True:
-        message, was_cut = render(question, parts, config, max_chars)
-        if generator.fits([message], config.max_tokens) or max_chars <= SHORTEST_CUT_CHARS:
-            return message, was_cut
-        max_chars //= 2
+def _confidence(question: Question, completions: Sequence[Completion], winner: str) -> float | None:
+    probs = [label_probs(completion, question.labels) for completion in completions]
+    found = [p[winner] for p in probs if p is not None]
+    return fmean(found) if found and len(found) == len(probs) else None

@@ -1,6 +1,6 @@
 """The config of everything that judges: the judge, its votes, the share of failures allowed."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from equilibrate_core.config import StageConfig
 from equilibrate_core.generator_config import GeneratorConfig
@@ -25,7 +25,23 @@ class JudgeConfig(StageConfig):
     max_tokens: int = Field(default=192, ge=8)
     """Longest verdict in tokens; one that does not end by then is unscored. English takes about
     one token for four characters of the reason, Chinese up to two for one."""
+    calibrate: bool = False
+    """Divide the label probabilities by those the judge gives to texts without content (contextual
+    calibration, arXiv 2102.09690), which takes away its leaning to one label. Needs label
+    log-probabilities, `rationale: false` and one vote."""
+    shard_size: int = Field(default=4096, ge=1)
+    """Rows put to the judge at once; bounds the memory their prompts take."""
+    progress_dir: str | None = None
+    """Folder for the answers of an unfinished run, so that the next attempt asks for the missing
+    ones only: a mounted volume where a retried task finds an empty disk. None keeps them beside
+    the stage's output."""
     max_text_chars: int = Field(default=6000, ge=200)
     """Characters kept of each judged text; longer ones are cut in the middle and counted."""
     max_unscored_share: float = Field(default=0.05, ge=0, le=1)
     """Share of questions without a valid verdict above which the stage fails."""
+
+    @model_validator(mode="after")
+    def _calibration_has_its_log_probs(self) -> "JudgeConfig":
+        if self.calibrate and (self.rationale or self.votes > 1):
+            raise ValueError("calibrate needs rationale: false and votes: 1")
+        return self

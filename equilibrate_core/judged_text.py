@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from equilibrate_core.records import Message
 
-# Control tokens of the common chat formats: <|…|>, DeepSeek's full-width bars, Llama-2's and
-# Gemma's tags. A zero-width space behind the first character takes their meaning, not their look.
+# Control tokens of the common chat formats: <|…|>, DeepSeek's full-width bars, the tags of Llama 2,
+# Gemma, Mistral, GLM and Qwen. A zero-width space behind the first character takes their meaning,
+# not their look.
 _MARKUP = re.compile(
     r"<(?=[|\uff5c])|(?<=[|\uff5c])(?=>)"
-    r"|<(?=/?s>|<SYS>>|</SYS>>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk)>)"
-    r"|\[(?=/?INST\])",
+    r"|<(?=/?s>|<SYS>>|</SYS>>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk|sop|eop)>)"
+    r"|<(?=/?(?:think|tool_call|tool_response)>)"
+    r"|\[(?=/?(?:INST|TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS|SYSTEM_PROMPT|g?MASK|sMASK)\])",
     re.IGNORECASE,
 )
 

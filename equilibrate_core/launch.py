@@ -58,6 +58,24 @@ def launch(
         raise SystemExit(report_error(error)) from error
 
 
+class KfpClassification(Protocol):
+    """The part of kfp.dsl.ClassificationMetrics that is used here."""
+
+    path: str
+
+    def log_confusion_matrix(self, categories: list[str], matrix: list[list[int]]) -> None:
+        """Record a confusion matrix, rows in the order of `categories`."""
+        ...
+
+
+def log_confusion_matrix(dataset: Any, classification: KfpClassification) -> None:
+    """Show a dataset artifact's agreement.json in Kubeflow, gold in rows; nothing without gold."""
+    table = json.loads((Path(dataset.path) / "agreement.json").read_text(encoding="utf-8"))
+    if table["matrix"] is not None:
+        classification.log_confusion_matrix(table["labels"], table["matrix"])
+    write_json(Path(classification.path), table)  # a task without this file is never a cache hit
+
+
 def run_stage(stage: Stage, config: StageConfig, paths: dict[str, Path]) -> Metrics:
     """Run a stage in this process, or under torchrun when its config asks for several."""
     num_processes = getattr(config, "num_processes", 1)

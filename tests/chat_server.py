@@ -11,6 +11,7 @@ from typing import Any
 
 KNOWN_FIELDS = {
     "model", "messages", "temperature", "top_p", "max_tokens", "seed", "response_format",
+    "logprobs", "top_logprobs",
 }  # fmt: skip
 Answer = Callable[[dict[str, Any]], str]
 
@@ -35,6 +36,7 @@ class ChatServer:
     url: str = ""
     most_in_flight: int = 0
     finish_reason: str = "stop"
+    logprobs: Callable[[str], list[dict[str, Any]]] = lambda text: []
     delay_s: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
     in_flight: int = 0
@@ -114,7 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
-        self.wfile.write(payload)
+        try:
+            self.wfile.write(payload)
+        except BrokenPipeError:  # a client that was killed while it waited
+            self.close_connection = True
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -140,11 +145,14 @@ def _format_problem(body: dict[str, Any]) -> str | None:
 
 def _completion(state: ChatServer, body: dict[str, Any]) -> dict[str, Any]:
     message = {"role": "assistant", "content": state.answer(body)}
+    choice = {"index": 0, "message": message, "finish_reason": state.finish_reason}
+    if body.get("logprobs"):
+        choice["logprobs"] = {"content": state.logprobs(message["content"])}
     return {
         "id": "x",
         "object": "chat.completion",
         "created": 0,
         "model": state.model,
-        "choices": [{"index": 0, "message": message, "finish_reason": state.finish_reason}],
+        "choices": [choice],
         "usage": {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10},
     }

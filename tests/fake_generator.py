@@ -30,16 +30,19 @@ class FakeGenerator:
         sampling: Sampling,
         *,
         on_done: Any = None,
+        on_answer: Any = None,
         **options: Any,
     ) -> list[Completion]:
         self.options.append(options)
         completions = []
-        for conversation in conversations:
+        for row, conversation in enumerate(conversations):
             self.asked.append(conversation[-1].content)
             given = self.answer(conversation[-1].content, sampling)
             if isinstance(given, str):
                 given = Completion(given, "stop", len(given))
             completions.append(failed(str(given)) if isinstance(given, Exception) else given)
+            if on_answer:
+                on_answer(row, completions[-1])
             if on_done:
                 on_done(1)
         return completions

@@ -1,7 +1,7 @@
 """Kubeflow component of classify_prompts."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Metrics, Model, Output
+from kfp.dsl import ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
 
 @dsl.component(base_image="python:3.11-slim", install_kfp_package=False)
@@ -12,11 +12,12 @@ def classify_prompts(
     judge_model: Input[Model],
     labelled_prompts: Output[Dataset],
     metrics: Output[Metrics],
+    confusion_matrix: Output[ClassificationMetrics],
 ):
-    """Sort every prompt into EHD, IHD, MHD or NONE with an LLM judge."""
+    """Sort every prompt into EHD, IHD, MHD or NONE with a judge."""
     from components.classify_prompts.config import ClassifyPromptsConfig
     from components.classify_prompts.stage import classify_prompts
-    from equilibrate_core.launch import launch
+    from equilibrate_core.launch import launch, log_confusion_matrix
 
     launch(
         classify_prompts,
@@ -27,3 +28,4 @@ def classify_prompts(
         judge_model=judge_model,
         labelled_prompts=labelled_prompts,
     )
+    log_confusion_matrix(labelled_prompts, confusion_matrix)

@@ -9,18 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.classify_prompts.config import ClassifyPromptsConfig
-from equilibrate_core.artifacts import Counts
-from equilibrate_core.generator import open_generator
-from equilibrate_core.judge import Judgement, ask, judge_name
-from equilibrate_core.judge_question import Question
+from components.classify_prompts.panel import ask_panel, label
+from equilibrate_core.artifacts import Counts, StageRun
+from equilibrate_core.judge_ledger import Ledger
 from equilibrate_core.metrics import Agreement, agreement
 from equilibrate_core.records import CATEGORIES, LabelledPrompt, Prompt
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset, write_dataset
-
-CATEGORY = Question.load(
-    Path(__file__).parent / "prompts" / "category_v1.md", field="category", labels=CATEGORIES
-)
 
 
 def classify_prompts(
@@ -29,39 +24,26 @@ def classify_prompts(
     """Sort every prompt into EHD, IHD, MHD or NONE and measure agreement with gold labels."""
     run = start_stage("classify_prompts", config, prompts=prompts, judge_model=judge_model)
     rows = read_dataset(prompts, Prompt)
-    parts = [{"REQUEST": prompt.messages} for prompt in rows]
-    with open_generator(config.judge, judge_model) as generator:
-        judgements = ask(generator, CATEGORY, parts, config, label="classify_prompts")
-        judge = f"{judge_name(generator, config, run.inputs['judge_model'])} / {CATEGORY.id}"
-    labelled = [label(p, j, judge) for p, j in zip(rows, judgements, strict=True)]
-    found = gold_agreement(labelled, seed=config.seed)
-    metrics = summarise(labelled, judgements, found)
-    write_dataset(
-        run,
-        labelled_prompts,
-        LabelledPrompt,
-        labelled,
-        counts=Counts(read=len(rows), kept=len(labelled)),
-        extra_files={
-            "metrics.json": json.dumps(metrics, indent=2),
-            "agreement.json": json.dumps(agreement_table(found), indent=2),
-        },
-    )
+    with Ledger.beside(labelled_prompts, config.progress_dir) as ledger:
+        if config.judge.kind == "classifier":
+            from components.classify_prompts.learned import learn_and_label
+
+            result = learn_and_label(config, rows, judge_model, run.inputs["judge_model"], ledger)
+            labelled, measured, num_cut = result.labelled, result.held_out, result.num_cut
+            extra: Metrics = {"num_seed": result.num_seed}
+        else:
+            panel = ask_panel(config, rows, judge_model, run.inputs["judge_model"], ledger)
+            labelled = [
+                label(prompt, judgement, panel.judge)
+                for prompt, judgement in zip(rows, panel.judgements, strict=True)
+            ]
+            measured, num_cut = labelled, sum(j.was_cut for j in panel.judgements)
+            extra = {}
+        found = gold_agreement(measured, seed=config.seed)
+        metrics = {**summarise(labelled, num_cut, found), **extra}
+        _write(run, labelled_prompts, labelled, metrics, found)
+        ledger.discard()
     return metrics
-
-
-def label(prompt: Prompt, judgement: Judgement, judge: str) -> LabelledPrompt:
-    """The prompt with what the judge made of it."""
-    return LabelledPrompt(
-        **dict(prompt),
-        category=judgement.label,
-        rationale=judgement.rationale,
-        confidence=judgement.confidence,
-        votes=judgement.votes,
-        status="unscored" if judgement.label is None else "scored",
-        error=judgement.error,
-        judge=judge,
-    )
 
 
 def gold_agreement(labelled: Sequence[LabelledPrompt], *, seed: int) -> Agreement | None:
@@ -84,7 +66,7 @@ def agreement_table(found: Agreement | None) -> dict[str, object]:
 
 def summarise(
     labelled: Sequence[LabelledPrompt],
-    judgements: Sequence[Judgement],
+    num_cut: int,
     found: Agreement | None,
 ) -> Metrics:
     """Scalars: counts, shares per category, agreement with gold.
@@ -102,11 +84,31 @@ def summarise(
         "unscored_share": categories[None] / len(labelled) if labelled else 0.0,
         "num_gold": sum(prompt.gold_category is not None for prompt in labelled),
         "num_gold_scored": found.num if found else 0,
-        "num_cut": sum(judgement.was_cut for judgement in judgements),
+        "num_cut": num_cut,
     }
     for category in CATEGORIES:
         metrics[f"share_{category}"] = categories[category] / num_scored if num_scored else 0.0
     return metrics
+
+
+def _write(
+    run: StageRun,
+    destination: Path,
+    labelled: Sequence[LabelledPrompt],
+    metrics: Metrics,
+    found: Agreement | None,
+) -> None:
+    write_dataset(
+        run,
+        destination,
+        LabelledPrompt,
+        labelled,
+        counts=Counts(read=len(labelled), kept=len(labelled)),
+        extra_files={
+            "metrics.json": json.dumps(metrics, indent=2),
+            "agreement.json": json.dumps(agreement_table(found), indent=2),
+        },
+    )
 
 
 if __name__ == "__main__":

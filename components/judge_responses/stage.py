@@ -16,6 +16,7 @@ from equilibrate_core.artifacts import Counts
 from equilibrate_core.errors import StageError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.judge import ask, judge_name
+from equilibrate_core.judge_ledger import Ledger
 from equilibrate_core.records import Generation, LabelledPrompt, Verdict
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset, write_dataset
@@ -49,7 +50,8 @@ def judge_responses(
     by_id = {prompt.id: prompt for prompt in read_dataset(prompts, LabelledPrompt)}
     answers = read_dataset(generations, Generation)
     tasks = plan(config, by_id, answers, _by_prompt(other_generations))
-    rows, num_cut = judge_tasks(config, tasks, judge_model, run.inputs["judge_model"])
+    ledger = Ledger.beside(verdicts, config.progress_dir)
+    rows, num_cut = judge_tasks(config, tasks, judge_model, run.inputs["judge_model"], ledger)
     for kind, path in (("reward", reward_model), ("cost", cost_model)):
         rows += score_verdicts(config, kind, path, run.inputs[f"{kind}_model"], answers)
     metrics = summarise(rows, answers, num_cut)
@@ -61,11 +63,16 @@ def judge_responses(
         counts=Counts(read=len(answers), kept=len(answers)),
         extra_files={"metrics.json": json.dumps(metrics, indent=2)},
     )
+    ledger.discard()
     return metrics
 
 
 def judge_tasks(
-    config: JudgeResponsesConfig, tasks: Sequence[Task], judge_model: Path, model_digest: str
+    config: JudgeResponsesConfig,
+    tasks: Sequence[Task],
+    judge_model: Path,
+    model_digest: str,
+    ledger: Ledger,
 ) -> tuple[list[Verdict], int]:
     """Verdicts of all tasks, kind by kind, and how many judged texts were cut.
 
@@ -75,12 +82,20 @@ def judge_tasks(
     num_cut = 0
     if not tasks:
         return rows, num_cut
-    with open_generator(config.judge, judge_model) as generator:
+    with open_generator(config.judge, judge_model) as generator, ledger:
         for kind, question in QUESTIONS.items():
             judge = f"{judge_name(generator, config, model_digest)} / {question.id}"
             asked = [t for t in tasks if t.kind == kind and t.parts is not None]
             parts = [task.parts for task in asked if task.parts is not None]
-            judged = ask(generator, question, parts, config, label=f"judge_responses {kind}")
+            judged = ask(
+                generator,
+                question,
+                parts,
+                config,
+                label=f"judge_responses {kind}",
+                judge=judge,
+                ledger=ledger,
+            )
             num_cut += sum(judgement.was_cut for judgement in judged)
             found = dict(zip(map(id, asked), judged, strict=True))
             mine = [task for task in tasks if task.kind == kind]

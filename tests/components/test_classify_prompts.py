@@ -1,18 +1,26 @@
 import json
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from kfp import dsl
 
-from components.classify_prompts import stage
+from components.classify_prompts import panel, stage
 from components.classify_prompts.config import ClassifyPromptsConfig
-from components.classify_prompts.stage import CATEGORY, classify_prompts
+from components.classify_prompts.panel import QUESTIONS
+from components.classify_prompts.stage import classify_prompts
 from equilibrate_core.artifacts import StageRun, read_manifest
 from equilibrate_core.errors import ArtifactError, StageError
+from equilibrate_core.launch import log_confusion_matrix
 from equilibrate_core.records import CATEGORIES, LabelledPrompt, Message, Prompt, prompt_id
 from equilibrate_core.stage import stage_main
 from equilibrate_core.tables import read_dataset, write_dataset
-from tests.chat_server import chat_server
+from tests.chat_server import chat_server, first_allowed
 from tests.fake_generator import FakeGenerator, opener
 from tests.tiny_model import as_artifact, make_tiny_model
 
@@ -50,7 +58,7 @@ def classify(prompts: Path, judge_model: Path, monkeypatch: pytest.MonkeyPatch) 
             return json.dumps({"rationale": f"about {name}", "category": category})
 
         generator = FakeGenerator(answer)
-        monkeypatch.setattr(stage, "open_generator", opener(generator))
+        monkeypatch.setattr(panel, "open_generator", opener(generator))
         settings = ClassifyPromptsConfig.model_validate(config)
         out = prompts.parent / "labelled"
         metrics = classify_prompts(
@@ -122,13 +130,20 @@ def test_without_gold_labels_there_is_no_agreement(
     assert json.loads((out / "agreement.json").read_text())["matrix"] is None
 
 
-def test_the_prompt_defines_every_category_with_examples_in_both_languages() -> None:
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_every_prompt_file_defines_each_category_with_examples_in_both_languages(name: str) -> None:
+    template = QUESTIONS[name].template
     for category in CATEGORIES:
-        assert f"- {category}: " in CATEGORY.template
-        examples = [x for x in CATEGORY.template.splitlines() if f'" -> {category}:' in x]
-        assert any(line.isascii() for line in examples)
-        assert any(not line.isascii() for line in examples)
-    assert "{{judged}}" in CATEGORY.template[-200:]
+        assert f"- {category}: " in template
+        shown = [x.split(" -> ")[0] for x in template.splitlines() if f" -> {category}:" in x]
+        assert any(line.isascii() for line in shown)
+        assert any(not line.isascii() for line in shown)
+    assert "{{judged}}" in template[-200:]
+
+
+def test_the_config_chooses_the_prompt_file_and_records_name_it(classify: Callable) -> None:
+    _, rows, _ = classify(RIGHT, prompt="category_zh_v1")
+    assert rows["alpha"].judge.endswith(" / category_zh_v1")
 
 
 @pytest.mark.parametrize("rationale", [True, False])
@@ -173,3 +188,92 @@ def test_another_kind_of_dataset_is_refused(judge_model: Path, tmp_path: Path) -
             ClassifyPromptsConfig(),
             prompts=judge_model, judge_model=judge_model, labelled_prompts=tmp_path / "out",
         )  # fmt: skip
+
+
+def test_a_killed_run_asks_nothing_twice(prompts: Path, judge_model: Path, tmp_path: Path) -> None:
+    out, ledger = tmp_path / "out", tmp_path / ".out.progress" / "answers.jsonl"
+    answered = threading.Semaphore(2)
+
+    def answer_twice_then_hang(body: dict) -> str:
+        if not answered.acquire(blocking=False):
+            released.wait(30)
+        return first_allowed(body)
+
+    released = threading.Event()
+    with chat_server(key=None, answer=answer_twice_then_hang) as server:
+        judge = {
+            "backend": "endpoint", "endpoint_url": server.url, "endpoint_model": "judge",
+            "concurrency": 1,
+        }  # fmt: skip
+        arguments = [
+            sys.executable, "-m", "components.classify_prompts.stage",
+            "--config", json.dumps({"judge": judge}), "--prompts", str(prompts),
+            "--judge_model", str(judge_model), "--labelled_prompts", str(out),
+        ]  # fmt: skip
+        child = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 120
+            # The third request hangs: two answers are in, and no other can come.
+            while len(server.bodies) < 3:
+                assert child.poll() is None, "the stage ended by itself"
+                assert time.monotonic() < deadline, "the stage asked for less than three answers"
+                time.sleep(0.02)
+        finally:
+            child.kill()
+            child.wait()
+        assert not out.exists()
+        assert len(ledger.read_text().splitlines()) == 2
+        first = [body["messages"][0]["content"] for body in server.bodies]
+        server.bodies.clear()
+        server.answer = first_allowed
+        released.set()
+        assert subprocess.run(arguments, check=False, stdout=subprocess.DEVNULL).returncode == 0
+        second = [body["messages"][0]["content"] for body in server.bodies]
+    # Only the request that was never answered is sent again.
+    assert (len(first), len(second)) == (3, 3)
+    assert set(first) & set(second) == {first[2]}
+    assert len(set(first) | set(second)) == len(GOLD)
+    assert len(read_dataset(out, LabelledPrompt)) == len(GOLD)
+    assert not ledger.parent.exists()
+
+
+def test_several_judges_pool_their_votes(prompts: Path, judge_model: Path, tmp_path: Path) -> None:
+    def always(category: str) -> Callable[[dict], str]:
+        return lambda body: json.dumps({"rationale": "r", "category": category})
+
+    with (
+        chat_server(key=None, model="one", answer=always("EHD")) as one,
+        chat_server(key=None, model="two", answer=always("MHD")) as two,
+        chat_server(key=None, model="three", answer=always("MHD")) as three,
+    ):
+        first, *others = (
+            {"backend": "endpoint", "endpoint_url": server.url, "endpoint_model": server.model}
+            for server in (one, two, three)
+        )
+        config = ClassifyPromptsConfig.model_validate({"judge": first, "other_judges": others})
+        out = tmp_path / "out"
+        classify_prompts(config, prompts=prompts, judge_model=judge_model, labelled_prompts=out)
+    rows = read_dataset(out, LabelledPrompt)
+    assert {row.category for row in rows} == {"MHD"}
+    assert rows[0].votes == {"EHD": 1, "MHD": 2}
+    assert rows[0].confidence == pytest.approx(2 / 3)
+    assert rows[0].judge == "one + two + three / category_v1"
+
+
+def test_kubeflow_shows_the_confusion_matrix(classify: Callable, tmp_path: Path) -> None:
+    _, _, out = classify(RIGHT)
+    shown = dsl.ClassificationMetrics(uri=str(tmp_path / "shown"))
+    shown.path = str(tmp_path / "shown")
+    log_confusion_matrix(SimpleNamespace(path=str(out)), shown)
+    matrix = shown.metadata["confusionMatrix"]
+    assert [spec["displayName"] for spec in matrix["annotationSpecs"]] == list(CATEGORIES)
+    assert next(row["row"] for row in matrix["rows"]) == [1, 1, 0, 0]
+    assert json.loads((tmp_path / "shown").read_text())["majority_accuracy"] == 0.5
+
+
+def test_without_gold_labels_kubeflow_is_shown_nothing(tmp_path: Path) -> None:
+    (tmp_path / "agreement.json").write_text(json.dumps({"labels": [], "matrix": None}))
+    shown = dsl.ClassificationMetrics(uri=str(tmp_path / "shown"))
+    shown.path = str(tmp_path / "shown")
+    log_confusion_matrix(SimpleNamespace(path=str(tmp_path)), shown)
+    assert "confusionMatrix" not in shown.metadata

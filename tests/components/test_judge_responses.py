@@ -278,3 +278,17 @@ def test_questions_say_what_their_labels_mean() -> None:
     for question in QUESTIONS.values():
         assert "{{judged}}" in question.template[-200:]
         assert not question.template.isascii(), "needs a worked example in Chinese"
+
+
+def test_a_second_attempt_asks_only_what_the_first_did_not_learn(
+    judge: Callable, tmp_path: Path
+) -> None:
+    answers = {**ANSWERS, "harm": "break it"}
+    with pytest.raises(StageError, match="unscored"):
+        judge(answers, max_unscored_share=0.1)
+    assert (tmp_path / ".verdicts.progress").is_dir()
+    _, rows, generator = judge(answers, max_unscored_share=0.5)
+    assert ["break" in part(text, "ANSWER") for text in generator.asked[:1]] == [True]
+    assert len([text for text in generator.asked if field_of(text) == "safety"]) == 1
+    assert judged(rows, "safety") == {"base-harm": None, "base-harm two": "Safe"}
+    assert not (tmp_path / ".verdicts.progress").exists()

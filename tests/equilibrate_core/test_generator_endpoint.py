@@ -1,4 +1,5 @@
 import logging
+import time
 
 import pytest
 
@@ -172,3 +173,84 @@ def test_backoff_doubles_with_jitter_up_to_a_limit(monkeypatch: pytest.MonkeyPat
         delays = [generator_endpoint.backoff_s(attempt) for _ in range(50)]
         assert all(whole / 2 <= delay <= whole for delay in delays)
         assert len(set(delays)) > 1
+
+
+def test_while_the_server_is_overloaded_all_workers_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator_endpoint, "backoff_s", lambda attempt: 0.3)
+    times: list[float] = []
+
+    def note_the_time(body: dict) -> str:
+        times.append(time.monotonic())
+        return "fine"
+
+    with chat_server(answer=note_the_time, faults=["429"], delay_s=0.02) as server:
+        started = time.monotonic()
+        completions = ask(config_for(server, concurrency=2), *map(str, range(12)))
+    assert [c.error for c in completions] == [None] * 12
+    # Only what the other worker had in flight came through; without a gate it would have gone on.
+    assert sum(t - started < 0.25 for t in times) <= 3
+
+
+def test_each_answer_is_handed_over_as_soon_as_it_is_there() -> None:
+    seen: list[tuple] = []
+    with chat_server() as server:
+        config = config_for(server, concurrency=1)
+        ask(
+            config,
+            "a",
+            "b",
+            on_answer=lambda row, c: seen.append((row, c.text, len(server.bodies))),
+        )
+    assert seen == [(0, "echo: a", 1), (1, "echo: b", 2)]
+
+
+def test_no_more_requests_wait_in_memory_than_workers_take() -> None:
+    """Bodies are made one by one as workers get free, not all at the start."""
+    made: list[int] = []
+
+    class Lazy(list):
+        def __iter__(self):
+            for number in range(50):
+                made.append(number)
+                yield [Message(role="user", content=str(number))]
+
+        def __len__(self) -> int:
+            return 50
+
+    ahead: list[int] = []
+    with (
+        chat_server() as server,
+        open_generator(config_for(server, concurrency=3), None) as made_by,
+    ):
+        made_by.generate(
+            Lazy(),
+            Sampling(),
+            on_answer=lambda row, c: ahead.append(len(made) - len(server.bodies)),
+        )
+    assert len(ahead) == 50
+    assert max(ahead) <= 3
+
+
+def test_label_log_probs_come_only_when_asked_for() -> None:
+    def logprobs(text: str) -> list[dict]:
+        head, label = text.split(": ")
+        top = [
+            {"token": '"Safe', "logprob": -0.5},
+            {"token": '"Unsafe', "logprob": -1.5},
+            {"token": "{", "logprob": -3.0},
+        ]
+        return [
+            {"token": head + ": ", "logprob": 0.0, "top_logprobs": []},
+            {"token": label, "logprob": -0.5, "top_logprobs": top},
+        ]
+
+    with chat_server(logprobs=logprobs) as server:
+        choices = ["Safe", "Unsafe"]
+        (asked,) = ask(config_for(server, endpoint_logprobs=True), "x", choices=choices)
+        (plain,) = ask(config_for(server), "x", choices=choices)
+        first, second = server.bodies
+    assert (asked.text, plain.text) == ("Safe", "Safe")
+    assert asked.label_logps == {"Safe": -0.5, "Unsafe": -1.5}
+    assert plain.label_logps is None
+    assert (first["logprobs"], first["top_logprobs"]) == (True, 20)
+    assert "logprobs" not in second

@@ -1,0 +1,103 @@
+"""judge.kind classifier: a linear head learns the categories from a seed and labels the rest.
+
+prompts + seed labels -> a head; prompts + head -> categories with probabilities.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from components.classify_prompts.config import ClassifierConfig
+from equilibrate_core.errors import StageError
+from equilibrate_core.records import Prompt, digest
+
+logger = logging.getLogger(__name__)
+FOLDS = 3
+MIN_PER_CLASS = 2
+MAX_ITERATIONS = 2000
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which prompts the head may learn from and which only measure it."""
+
+    seed: tuple[int, ...]
+    """Rows of the seed."""
+    held_out: tuple[int, ...]
+    """Rows with a gold label outside the seed."""
+
+
+def split_prompts(prompts: Sequence[Prompt], config: ClassifierConfig, *, seed: int) -> Split:
+    """Seed and held-out rows. Equal questions have one id, so none is on both sides."""
+    order = sorted(range(len(prompts)), key=lambda row: digest([seed, prompts[row].id]))
+    gold = [row for row in order if prompts[row].gold_category is not None]
+    measuring = set(gold[: round(len(gold) * config.held_out_share)])
+    wants_gold = config.seed_labels == "gold"
+    learnable = [row for row in (gold if wants_gold else order) if row not in measuring]
+    chosen = learnable[: config.seed_size]
+    held_out = [row for row in gold if row not in set(chosen)]
+    return Split(tuple(sorted(chosen)), tuple(sorted(held_out)))
+
+
+def train_head(features: Floats, labels: Sequence[str], config: ClassifierConfig, seed: int) -> Any:
+    """Scaled logistic regression, its penalty chosen by cross-validated macro-F1.
+
+    Raises StageError when the labels are too few to learn from.
+    """
+    counts = Counter(labels)
+    enough = {label: number for label, number in counts.items() if number >= MIN_PER_CLASS}
+    if len(enough) < 2:
+        raise StageError(
+            f"classify_prompts: the seed has {dict(counts)} labels; a classifier needs two "
+            f"categories with at least {MIN_PER_CLASS} prompts each: give more gold labels, or "
+            "set classifier.seed_labels to llm with a larger seed_size"
+        )
+    target = np.asarray(labels)
+    scores = {c: _cross_validated(features, target, c, seed) for c in config.l2}
+    best = max(scores, key=lambda c: (scores[c], -c))
+    logger.info("classifier: %d seed labels %s, C %g", len(labels), dict(counts), best)
+    return _head(best, seed).fit(features, target)
+
+
+def predict(head: Any, features: Floats) -> list[tuple[str, float]]:
+    """Category and its probability, row by row."""
+    probs = head.predict_proba(features)
+    best = probs.argmax(axis=1)
+    return [(str(head.classes_[k]), float(row[k])) for k, row in zip(best, probs, strict=True)]
+
+
+def _cross_validated(features: Floats, target: NDArray[Any], c: float, seed: int) -> float:
+    counts = Counter(target.tolist())
+    common = [label for label, number in counts.items() if number >= MIN_PER_CLASS]
+    keep = np.isin(target, common)  # a class of one prompt cannot be in two folds
+    features, target = features[keep], target[keep]
+    num_folds = min(FOLDS, *(counts[label] for label in common))
+    folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
+    found = cross_val_predict(_head(c, seed), features, target, cv=folds)
+    return float(f1_score(target, found, average="macro"))
+
+
+def _head(c: float, seed: int) -> Any:
+    model = LogisticRegression(
+        C=c, class_weight="balanced", max_iter=MAX_ITERATIONS, random_state=seed
+    )
+    return make_pipeline(StandardScaler(), model)
+
+
+def seed_labels(
+    labels: Mapping[int, str | None], rows: Sequence[int]
+) -> tuple[list[int], list[str]]:
+    """Those of `rows` that have a label, and their labels."""
+    known = [(row, label) for row in rows if (label := labels.get(row)) is not None]
+    return [row for row, _ in known], [label for _, label in known]

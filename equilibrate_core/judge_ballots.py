@@ -1,0 +1,114 @@
+"""The votes of a judge on many rows: asked shard by shard, nothing twice.
+
+Judged texts -> one ballot per row, its votes' completions in order, the greedy one first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from equilibrate_core.completions import Completion, Generator
+from equilibrate_core.generator_config import Sampling
+from equilibrate_core.judge_confidence import CONTENT_FREE, calibrated, label_priors
+from equilibrate_core.judge_config import JudgeConfig
+from equilibrate_core.judge_ledger import Ledger, answer_key
+from equilibrate_core.judge_question import Parts, Question, render, verdict_schema
+from equilibrate_core.progress import Progress
+from equilibrate_core.records import Message
+
+SHORTEST_CUT_CHARS = 100
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """All votes on one row."""
+
+    votes: tuple[Completion, ...]
+    """The first is the greedy one."""
+    was_cut: bool
+
+
+def poll(
+    generator: Generator,
+    question: Question,
+    rows: Sequence[Parts],
+    config: JudgeConfig,
+    *,
+    label: str,
+    judge: str = "",
+    ledger: Ledger | None = None,
+) -> list[Ballot]:
+    """Every row's votes by one judge, shard by shard; see `judge.ask`."""
+    booth = Booth(generator, question, config, judge, ledger)
+    ballots: list[Ballot] = []
+    priors: dict[str, float] | None = None
+    with Progress(label, total=len(rows) * config.votes, unit="verdict") as progress:
+        if config.calibrate and rows:
+            empty: list[Parts] = [dict.fromkeys(rows[0], text) for text in CONTENT_FREE]
+            free = booth.answers(
+                [fit_prompt(generator, question, p, config)[0] for p in empty], 0, None
+            )
+            priors = label_priors(free, question.labels)
+        for start in range(0, len(rows), config.shard_size):
+            shard = rows[start : start + config.shard_size]
+            fitted = [fit_prompt(generator, question, parts, config) for parts in shard]
+            asked = [message for message, _ in fitted]
+            votes = [booth.answers(asked, vote, progress) for vote in range(config.votes)]
+            for (_, was_cut), given in zip(fitted, zip(*votes, strict=True), strict=True):
+                if priors:
+                    given = tuple(calibrated(completion, priors) for completion in given)
+                ballots.append(Ballot(given, was_cut))
+    return ballots
+
+
+@dataclass(frozen=True)
+class Booth:
+    """Where one judge answers one question: what the ledger knows is not asked again."""
+
+    generator: Generator
+    question: Question
+    config: JudgeConfig
+    judge: str
+    ledger: Ledger | None
+
+    def answers(
+        self, messages: Sequence[Message], vote: int, progress: Progress | None
+    ) -> list[Completion]:
+        """The answers to `messages`, in order."""
+        config = self.config
+        sampling = Sampling(
+            temperature=config.temperature if vote else 0.0,
+            max_tokens=config.max_tokens,
+            seed=config.seed + vote,
+        )
+        schema = verdict_schema(self.question, config.rationale_chars) if config.rationale else None
+        choices = None if schema else self.question.labels
+        asked = {**sampling.model_dump(), "schema": schema, "choices": choices}
+        keys = [answer_key(self.judge, message.content, asked) for message in messages]
+        known = self.ledger.known if self.ledger else {}
+        # A text that occurs twice is asked once.
+        first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in known}
+        missing = sorted(first.values())
+        if progress:
+            progress.advance(len(messages) - len(missing))
+        given = self.generator.generate(
+            [[messages[row]] for row in missing],
+            sampling,
+            schema=schema,
+            choices=choices,
+            on_done=progress.advance if progress else None,
+            on_answer=self.ledger.record([keys[row] for row in missing]) if self.ledger else None,
+        )
+        new = dict(zip([keys[row] for row in missing], given, strict=True))
+        return [new[key] if key in new else known[key] for key in keys]
+
+
+def fit_prompt(
+    generator: Generator, question: Question, parts: Parts, config: JudgeConfig
+) -> tuple[Message, bool]:
+    """The judge's prompt, cut until the generator can take it, and whether it was cut."""
+    max_chars = config.max_text_chars
+    while True:
+        message, was_cut = render(question, parts, config, max_chars)
+        if generator.fits([message], config.max_tokens) or max_chars <= SHORTEST_CUT_CHARS:
+            return message, was_cut
+        max_chars //= 2

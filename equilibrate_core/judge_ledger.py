@@ -1,0 +1,78 @@
+"""What a judge has answered so far, on disk as it comes, so that a restart asks nothing twice.
+
+Answers are found again by what was asked: judge, sampling, constraint and text. Changed prompts,
+models or rows are therefore asked anew, and row order or shards do not matter.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from equilibrate_core.artifacts import remove
+from equilibrate_core.completions import Completion
+from equilibrate_core.records import digest
+
+ANSWERS = "answers.jsonl"
+OnAnswer = Callable[[int, Completion], None]
+
+
+class Ledger:
+    """Answers in `folder`; use as a context manager, `discard` once their result is safe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.known: dict[str, Completion] = {}
+        self._file: TextIO | None = None
+
+    @classmethod
+    def beside(cls, output: Path, progress_dir: str | None) -> "Ledger":
+        """Ledger of the stage that writes `output`: next to it, or inside `progress_dir`."""
+        folder = output.parent if progress_dir is None else Path(progress_dir)
+        return cls(folder / f".{output.name}.progress")
+
+    def __enter__(self) -> "Ledger":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / ANSWERS
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        if len(whole) < len(lines):  # the line during which the last attempt died
+            path.write_bytes(b"".join(whole))
+        for line in whole:
+            key, fields = json.loads(line)
+            self.known[key] = Completion(**fields)
+        self._file = path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def record(self, keys: Sequence[str]) -> OnAnswer:
+        """A function that keeps the answer to `keys[row]`; failed ones are not kept."""
+
+        def keep(row: int, completion: Completion) -> None:
+            if completion.error is None and keys[row] not in self.known:
+                self.known[keys[row]] = completion
+                assert self._file is not None, "open the ledger first"
+                self._file.write(json.dumps([keys[row], asdict(completion)]) + "\n")
+                self._file.flush()  # survives the death of this process
+
+        return keep
+
+    def discard(self) -> None:
+        """Remove the folder: its answers are part of a finished artifact now."""
+        remove(self.folder)
+
+
+def answer_key(judge: str, text: str, asked: dict[str, Any]) -> str:
+    """Key of one answer: who was asked what, sampled and constrained how."""
+    return digest([judge, text, asked])

@@ -1,0 +1,111 @@
+"""Verdicts in one token: each label's probability read off the first token it could begin with.
+
+A model's distribution over the next token -> a log-probability per label -> a label.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+from equilibrate_core.chat import Tokenizer
+from equilibrate_core.completions import Completion, JsonSchema
+from equilibrate_core.generator_config import Sampling
+
+LabelLogps = dict[str, float]
+"""Natural-log probability of each label's beginning; not normalised over the labels."""
+
+
+def first_tokens(tokenizer: Tokenizer, choices: Sequence[str]) -> dict[int, str] | None:
+    """The choice that each token begins which can begin only one; None if one has no such token.
+
+    `EHD` may begin with the tokens `E`, `EH` or `EHD`; all three stand for it.
+    """
+    by_token: dict[int, set[str]] = {}
+    for choice in choices:
+        for length in range(1, len(choice) + 1):
+            ids = list(tokenizer(choice[:length], add_special_tokens=False)["input_ids"])
+            if len(ids) == 1 and tokenizer.decode(ids) == choice[:length]:
+                by_token.setdefault(ids[0], set()).add(choice)
+    found = {token: min(begun) for token, begun in by_token.items() if len(begun) == 1}
+    return found if set(found.values()) == set(choices) else None
+
+
+def label_logps(tokens: Mapping[int, str], token_logps: Mapping[int, float]) -> LabelLogps:
+    """Log-probability of each label from its tokens' (log of their summed probabilities)."""
+    return sum_by_label((label, token_logps[token]) for token, label in tokens.items())
+
+
+def sum_by_label(pairs: Any) -> LabelLogps:
+    """Log of the summed probabilities of (label, log-probability) pairs, by label."""
+    grouped: dict[str, list[float]] = {}
+    for label, logp in pairs:
+        grouped.setdefault(label, []).append(logp)
+    return {label: log_sum_exp(logps) for label, logps in grouped.items()}
+
+
+def log_sum_exp(logps: Sequence[float]) -> float:
+    """Logarithm of Σ exp(logps), without overflow."""
+    highest = max(logps)
+    if highest == -math.inf:
+        return highest
+    return highest + math.log(sum(math.exp(logp - highest) for logp in logps))
+
+
+def label_completion(logps: LabelLogps, sampling: Sampling, seed: int) -> Completion:
+    """The likeliest label, or one drawn at `sampling.temperature` with the row's own seed."""
+    scores = logps
+    if sampling.temperature > 0:
+        draw = Random(seed)
+        scores = {  # Gumbel noise: the largest is a draw from the softmax
+            label: logp / sampling.temperature - math.log(-math.log(max(draw.random(), 1e-12)))
+            for label, logp in sorted(logps.items())
+        }
+    label = max(scores, key=lambda name: scores[name])
+    return Completion(label, "stop", 1, label_logps=logps)
+
+
+def closed_set(schema: JsonSchema) -> tuple[str, tuple[str, ...]] | None:
+    """Name and values of the schema's last field that is an enumeration, or None."""
+    fields = schema.get("properties", {}).items()
+    enums = [(name, tuple(field["enum"])) for name, field in fields if "enum" in field]
+    return enums[-1] if enums else None
+
+
+def logps_in_json(tokens: Sequence[Mapping[str, Any]], schema: JsonSchema) -> LabelLogps | None:
+    """Label log-probabilities where a JSON answer's enumeration begins.
+
+    `tokens` are the answer's as OpenAI-compatible servers list them: token, logprob, top_logprobs.
+    Labels outside the listed alternatives are left out; None when the place cannot be found.
+    """
+    closed = closed_set(schema)
+    if closed is None:
+        return None
+    field, labels = closed
+    text = "".join(token["token"] for token in tokens)
+    key = text.rfind(json.dumps(field))
+    quote = text.find('"', text.find(":", key) + 1) if key >= 0 else -1
+    if quote < 0:
+        return None
+    start = 0
+    for token in tokens:
+        end = start + len(token["token"])
+        if end > quote + 1:
+            before = token["token"][: quote + 1 - start]
+            return sum_by_label(_alternatives(token, before, labels)) or None
+        start = end
+    return None
+
+
+def _alternatives(
+    token: Mapping[str, Any], before: str, labels: Sequence[str]
+) -> list[tuple[str, float]]:
+    """(label, log-probability) of the alternatives to `token` that begin exactly one label."""
+    found: list[tuple[str, float]] = []
+    for other in token.get("top_logprobs") or [token]:
+        rest = other["token"][len(before) :]
+        begun = [x for x in labels if rest and (x.startswith(rest) or rest.startswith(x + '"'))]
+        if other["token"].startswith(before) and len(begun) == 1:
+            found.append((begun[0], float(other["logprob"])))
+    return found

@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.classify_prompts import panel
+from components.classify_prompts.classifier import predict, split_prompts, train_head
+from components.classify_prompts.config import ClassifierConfig, ClassifyPromptsConfig
+from components.classify_prompts.embedding import Embedder
+from components.classify_prompts.stage import classify_prompts
+from equilibrate_core.artifacts import StageRun
+from equilibrate_core.errors import StageError
+from equilibrate_core.records import LabelledPrompt, Message, Prompt, prompt_id
+from equilibrate_core.tables import read_dataset, write_dataset
+from tests.fake_generator import FakeGenerator, opener
+from tests.tiny_model import as_artifact, make_tiny_model
+
+CONFIG = ClassifierConfig(batch_size=4)
+
+
+def made_up(num: int, *, gold: bool = True) -> list[Prompt]:
+    """Prompts that any model can tell apart: those of EHD have nothing but b's, NONE but z's."""
+    rows = []
+    for i in range(num):
+        letter, category = (("b", "EHD"), ("z", "NONE"))[i % 2]
+        messages = (Message(role="user", content=f"{letter * 12} {letter * (i // 2 + 1)}"),)
+        rows.append(
+            Prompt(
+                id=prompt_id(messages),
+                messages=messages,
+                source="t",
+                gold_category=category if gold else None,
+            )
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return as_artifact(make_tiny_model(tmp_path_factory.mktemp("model") / "base"))
+
+
+def label(rows: list[Prompt], model: Path, tmp_path: Path, **classifier: object):
+    run = StageRun(stage="import_data", config={}, seed=0, code_version="x", inputs={})
+    write_dataset(run, tmp_path / "prompts", Prompt, rows)
+    config = ClassifyPromptsConfig.model_validate(
+        {"judge": {"kind": "classifier"}, "classifier": {**CONFIG.model_dump(), **classifier}}
+    )
+    out = tmp_path / "out"
+    metrics = classify_prompts(
+        config, prompts=tmp_path / "prompts", judge_model=model, labelled_prompts=out
+    )
+    return metrics, read_dataset(out, LabelledPrompt)
+
+
+def test_a_classifier_learns_from_gold_labels_and_is_measured_on_others(
+    model: Path, tmp_path: Path
+) -> None:
+    rows = made_up(40)
+    unlabelled = made_up(60, gold=False)[40:]
+    metrics, labelled = label([*rows, *unlabelled], model, tmp_path)
+    assert metrics["num_seed"] == 28
+    assert metrics["num_gold_scored"] == 12
+    assert metrics["macro_f1"] == 1.0
+    assert [row.id for row in labelled] == [row.id for row in [*rows, *unlabelled]]
+    by_gold = [row.judge for row in labelled].count("gold label")
+    assert by_gold == 28
+    learned = [row for row in labelled if row.judge != "gold label"]
+    assert all("b" in row.messages[0].content or row.category == "NONE" for row in learned)
+    assert all(row.confidence is not None and 0.5 <= row.confidence <= 1 for row in learned)
+    assert {row.judge.split(",")[0] for row in learned} == {"classifier on 28 gold labels"}
+
+
+def test_a_classifier_learns_from_the_llm_judges_labels_of_a_seed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(prompt: str, _: object) -> str:
+        judged = prompt.rsplit("<<<REQUEST", 1)[1]
+        return f'{{"rationale": "r", "category": "{"IHD" if "bbb" in judged else "MHD"}"}}'
+
+    generator = FakeGenerator(judge)
+    monkeypatch.setattr(panel, "open_generator", opener(generator))
+    rows = made_up(60, gold=False)
+    metrics, labelled = label(rows, model, tmp_path, seed_labels="llm", seed_size=20)
+    assert (metrics["num_seed"], len(generator.asked)) == (20, 20)
+    assert "accuracy" not in metrics
+    expected = ["IHD" if "bbb" in row.messages[0].content else "MHD" for row in labelled]
+    assert [row.category for row in labelled] == expected
+    assert sum(row.rationale == "r" for row in labelled) == 20
+
+
+def test_no_prompt_is_on_both_sides_and_order_does_not_matter() -> None:
+    rows = made_up(50)
+    split = split_prompts(rows, CONFIG, seed=0)
+    assert len(split.held_out) == 15
+    assert not set(split.seed) & set(split.held_out)
+    assert len(split.seed) + len(split.held_out) == 50
+    backwards = split_prompts(rows[::-1], CONFIG, seed=0)
+    assert {rows[i].id for i in split.seed} == {rows[::-1][i].id for i in backwards.seed}
+    smaller = split_prompts(rows, CONFIG.model_copy(update={"seed_size": 10}), seed=0)
+    assert set(smaller.seed) < set(split.seed)
+
+
+def test_features_do_not_depend_on_the_batch(model: Path) -> None:
+    texts = ("a", "a much longer prompt about bread", "", "面包？")
+    rows = [[Message.model_construct(role="user", content=text)] for text in texts]
+    embedder = Embedder(model, CONFIG)
+    together = embedder.embed(rows)
+    alone = np.concatenate([embedder.embed([row]) for row in rows])
+    assert together.shape == (4, 64)
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+    assert embedder.embed([]).shape == (0, 64)
+
+
+def test_a_seed_of_one_category_is_refused_with_the_mend() -> None:
+    with pytest.raises(StageError, match="seed_labels to llm"):
+        train_head(np.zeros((3, 2), dtype=np.float32), ["EHD"] * 3, CONFIG, 0)
+    with pytest.raises(StageError, match="two categories"):
+        train_head(np.zeros((0, 2), dtype=np.float32), [], CONFIG, 0)
+
+
+def test_a_category_with_one_prompt_does_not_stop_the_training() -> None:
+    draw = np.random.default_rng(0)
+    labels = ["EHD"] * 6 + ["NONE"] * 6 + ["MHD"]
+    centre = {"EHD": -3.0, "NONE": 3.0, "MHD": 0.0}
+    features = np.array([[centre[x], 0.0] for x in labels]) + draw.normal(0, 0.1, (13, 2))
+    head = train_head(features.astype(np.float32), labels, CONFIG, 0)
+    far = np.array([[-3.0, 0.0], [3.0, 0.0]], dtype=np.float32)
+    assert [category for category, _ in predict(head, far)] == ["EHD", "NONE"]

@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+from equilibrate_core.completions import Completion, failed
+from equilibrate_core.judge import ask
+from equilibrate_core.judge_config import JudgeConfig
+from equilibrate_core.judge_ledger import ANSWERS, Ledger, answer_key
+from equilibrate_core.judge_question import Question
+from tests.fake_generator import FakeGenerator
+
+QUESTION = Question("colour_v1", "colour", ("Red", "Blue"), "Name it. {{format}}\n{{judged}}\nNow.")
+CONFIG = JudgeConfig(rationale=False, max_unscored_share=1.0, shard_size=2)
+ANSWER = Completion("Red", "stop", 1, label_logps={"Red": -0.1})
+
+
+def ask_with(
+    ledger: Ledger | None, generator: FakeGenerator, *texts: str, judge: str = "j", **options
+):
+    config = CONFIG.model_copy(update=options)
+    parts = [{"ANSWER": text} for text in texts]
+    return ask(generator, QUESTION, parts, config, label="t", judge=judge, ledger=ledger)
+
+
+def red() -> FakeGenerator:
+    return FakeGenerator(lambda text, _: "Red")
+
+
+def test_answers_come_back_as_they_were_kept(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.record(["a", "b"])(0, ANSWER)
+    with Ledger(tmp_path) as again:
+        assert again.known == {"a": ANSWER}
+
+
+def test_a_line_that_was_cut_by_the_death_of_its_writer_is_dropped(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.record(["a"])(0, ANSWER)
+    with (tmp_path / ANSWERS).open("a") as file:
+        file.write('["b", {"text": "Bl')
+    with Ledger(tmp_path) as again:
+        assert set(again.known) == {"a"}
+        again.record(["c"])(0, ANSWER)
+    assert [json.loads(x)[0] for x in (tmp_path / ANSWERS).read_text().splitlines()] == ["a", "c"]
+
+
+def test_failed_answers_are_asked_again(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.record(["a"])(0, failed("answered 500"))
+        assert ledger.known == {}
+
+
+def test_what_the_ledger_knows_is_not_asked_again(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        first = red()
+        expected = ask_with(ledger, first, "one", "two", "three")
+    with Ledger(tmp_path) as ledger:
+        second = red()
+        assert ask_with(ledger, second, "three", "four", "one") == expected
+    assert (len(first.asked), len(second.asked)) == (3, 1)
+    assert "four" in second.asked[0]
+
+
+def test_another_judge_sampling_or_prompt_is_asked_anew(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ask_with(ledger, red(), "one")
+        for change in ({"judge": "k"}, {"rationale": True}, {"max_tokens": 9}, {"seed": 1}):
+            other = red()
+            ask_with(ledger, other, "one", **change)
+            assert len(other.asked) == 1, change
+        more = red()
+        ask_with(ledger, more, "one", votes=2)
+        assert len(more.asked) == 1
+
+
+def test_keys_tell_all_parts_apart() -> None:
+    keys = {
+        answer_key("j", "t", {"a": 1}),
+        answer_key("j", "t", {"a": 2}),
+        answer_key("jt", "", {}),
+    }
+    assert len(keys) == 3
+
+
+def test_a_text_that_occurs_twice_is_asked_once() -> None:
+    generator = red()
+    judgements = ask_with(None, generator, "one", "one", shard_size=8)
+    assert [j.label for j in judgements] == ["Red", "Red"]
+    assert len(generator.asked) == 1
+
+
+def test_rows_are_put_to_the_judge_shard_by_shard() -> None:
+    generator = red()
+    ask_with(None, generator, *"abcde")
+    assert len(generator.options) == 3
+
+
+def test_a_finished_ledger_leaves_no_folder(tmp_path: Path) -> None:
+    with Ledger.beside(tmp_path / "labelled", None) as ledger:
+        assert ledger.folder == tmp_path / ".labelled.progress"
+        ledger.discard()
+    assert not ledger.folder.exists()
+    other = Ledger.beside(tmp_path / "labelled", str(tmp_path / "volume"))
+    assert other.folder == tmp_path / "volume" / ".labelled.progress"
