@@ -56,6 +56,7 @@ def assemble_dataset(
     extra = {
         "data_card.json": json.dumps(card, indent=2),
         "data_card.html": page,
+        "free_prompts.csv": _free_prompts(prompts.frame, rows),
         "metrics.json": json.dumps(metrics),
     }
     write_parts(
@@ -85,6 +86,13 @@ def _usable(rows: pl.DataFrame, prompts: pl.DataFrame, counts: Counts) -> pl.Dat
     for reason, number in left_out.group_by("reason").len().sort("reason").iter_rows():
         counts.drop(reason, number)
     return joined.filter(pl.col("reason").is_null()).drop("reason", "known")
+
+
+def _free_prompts(prompts: pl.DataFrame, rows: pl.DataFrame) -> str:
+    """Usable prompts without any pair, as CSV: what build_pairs may answer."""
+    usable = prompts.filter(pl.col("reason").is_null(), pl.col("category").is_not_null())
+    free = usable.join(rows, left_on="id", right_on="prompt_id", how="anti")
+    return free.select("id", "category").sort("id").write_csv()
 
 
 def _split(

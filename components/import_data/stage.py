@@ -86,15 +86,14 @@ def _take_source(intake: Intake, source: Source, scratch: Path) -> Digests:
 def _metrics(intake: Intake, num_pairs: int) -> Metrics:
     total = intake.total()
     total.check()
-    suites = [prompt.suite for prompt in intake.settled_prompts()]
     return {
         "rows_read": float(total.read),
         "rows_kept": float(total.kept),
         "rows_quarantined": float(total.quarantined),
         "rows_dropped": float(sum(total.dropped.values())),
         **{f"dropped_{reason}": float(total.dropped.get(reason, 0)) for reason in REASONS},
-        "prompts": float(len(suites)),
-        "evaluation_prompts": float(sum(suite is not None for suite in suites)),
+        "prompts": float(len(intake.prompts)),
+        "evaluation_prompts": float(intake.prompts.num_in_suites()),
         "pairs": float(num_pairs),
     }
 
