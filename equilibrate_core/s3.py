@@ -7,7 +7,10 @@ AWS_SESSION_TOKEN), or from the role of the pod; never from a config.
 
 import base64
 import hashlib
+import logging
 import os
+import random
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,8 +20,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+from boto3.exceptions import RetriesExceededError
 from botocore.config import Config as BotoConfig
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
 from equilibrate_core.artifacts import MANIFEST, remove, sha256_file
 from equilibrate_core.errors import StorageError
@@ -26,6 +30,12 @@ from equilibrate_core.records import digest
 from equilibrate_core.s3_errors import storage_errors
 from equilibrate_core.s3_uris import S3Uri, join_uri, parse_uri, relative_name
 
+log = logging.getLogger(__name__)
+
+DOWNLOAD_ATTEMPTS = 3
+"""Tries a whole file gets; within each, parts are fetched again by boto3 itself."""
+DOWNLOAD_PAUSE_S = 1.0
+"""Pause before the second try; it doubles, and varies so that pods do not return together."""
 MAX_ATTEMPTS = 5
 """Tries a request gets before its error counts; AWS_MAX_ATTEMPTS overrides it."""
 SETTINGS = (
@@ -38,6 +48,10 @@ SETTINGS = (
     "AWS_SESSION_TOKEN",
     "AWS_MAX_ATTEMPTS",
 )
+
+
+class TransferError(StorageError):
+    """What arrived is not what was stored."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +121,34 @@ def content_digest(uri: str) -> str:
 
 
 def download_file(uri: str, path: Path) -> None:
-    """Download one object and check it against the SHA-256 stored with it, or its size."""
-    source = parse_uri(uri)
+    """Download one object and check it against the SHA-256 stored with it, or its size.
+
+    An interrupted transfer, and one that brought other bytes than were promised, is tried again
+    from the start; the last failure is raised and leaves no file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, DOWNLOAD_ATTEMPTS + 1):
+        try:
+            _download_once(uri, path)
+            return
+        except TransferError as error:
+            remove(path)
+            if attempt == DOWNLOAD_ATTEMPTS:
+                raise
+            log.warning("%s; attempt %d of %d", error, attempt + 1, DOWNLOAD_ATTEMPTS)
+            time.sleep(random.uniform(0.5, 1) * DOWNLOAD_PAUSE_S * 2 ** (attempt - 1))
+
+
+def _download_once(uri: str, path: Path) -> None:
+    source = parse_uri(uri)
     with storage_errors(uri):
         head = _head(source)
-        connect().download_file(source.bucket, source.key, str(path))
-    try:
-        _check_content(uri, head, path)
-    except StorageError:
-        remove(path)
-        raise
+        try:
+            connect().download_file(source.bucket, source.key, str(path))
+        except (RetriesExceededError, HTTPClientError, IncompleteReadError) as error:
+            reason = " ".join(str(error).split())
+            raise TransferError(f"{uri}: the transfer was interrupted: {reason}") from error
+    _check_content(uri, head, path)
 
 
 def download_folder(uri: str, folder: Path) -> list[Path]:
@@ -233,7 +264,7 @@ def _walk(target: S3Uri) -> Iterator[S3Object]:
 
 def _check_content(uri: str, head: Any, path: Path) -> None:
     if head["ContentLength"] != path.stat().st_size:
-        raise StorageError(
+        raise TransferError(
             f"{uri}: has {head['ContentLength']} bytes but {path.name} has {path.stat().st_size}; "
             "the transfer was cut short or the object changed meanwhile: try again"
         )
@@ -243,7 +274,7 @@ def _check_content(uri: str, head: Any, path: Path) -> None:
     whole = "" if "-" in checksum else base64.b64decode(checksum).hex()
     for expected in filter(None, (head.get("Metadata", {}).get("sha256"), whole)):
         if expected != actual:
-            raise StorageError(
+            raise TransferError(
                 f"{uri}: SHA-256 is {actual}, but {expected} is stored with the object; "
                 "it was altered: write it again"
             )

@@ -8,8 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from equilibrate_core.artifacts import Counts, Draft, StageRun, verify_artifact
@@ -58,7 +60,7 @@ def read_dataset(artifact: Path, record: type[RecordT]) -> list[RecordT]:
 def iter_dataset(artifact: Path, record: type[RecordT]) -> Iterator[RecordT]:
     """Rows of a verified dataset artifact, in order, in bounded memory."""
     verify_artifact(artifact, record.__name__)
-    for path in sorted(artifact.glob("data-*.parquet")):
+    for path in dataset_files(artifact):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=ROWS_PER_BATCH):
                 for row in batch.to_pylist(maps_as_pydicts="strict"):
@@ -85,6 +87,63 @@ def write_rows(folder: Path, record: type[RecordT], rows: Iterable[RecordT]) -> 
         if len(chunk) < ROWS_PER_FILE:
             return total
     raise StageError(f"{folder}: more than {100_000 * ROWS_PER_FILE} rows in one artifact")
+
+
+def dataset_files(artifact: Path) -> list[Path]:
+    """Parquet files of a dataset artifact, in the order of its rows."""
+    return sorted(artifact.glob("data-*.parquet"))
+
+
+def gather_rows(artifact: Path, record: type[Record], positions: NDArray[Any]) -> pa.Table:
+    """Rows at these positions of a dataset, in this order, without a Python object per row.
+
+    One file is in memory at a time, besides the rows asked for.
+    """
+    schema = arrow_schema(record)
+    order = np.argsort(positions, kind="stable")
+    wanted = np.asarray(positions, dtype=np.int64)[order]
+    found, start = [schema.empty_table()], 0
+    for path in dataset_files(artifact):
+        with pq.ParquetFile(path) as file:
+            end = start + file.metadata.num_rows
+            low, high = np.searchsorted(wanted, [start, end])
+            if high > low:
+                found.append(file.read().cast(schema).take(pa.array(wanted[low:high] - start)))
+            start = end
+    places = np.empty(len(order), dtype=np.int64)
+    places[order] = np.arange(len(order))
+    return pa.concat_tables(found).take(pa.array(places))
+
+
+class TableWriter:
+    """Writes Arrow tables of one record type as the files of a dataset; a context manager."""
+
+    def __init__(self, folder: Path, record: type[Record]) -> None:
+        self._folder, self._schema = folder, arrow_schema(record)
+        self._held = self._schema.empty_table()
+        self._num_files = 0
+        self.num_rows = 0
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and (self._held.num_rows or not self._num_files):
+            self._flush(self._held)
+
+    def write(self, table: pa.Table) -> None:
+        """Add the rows of a table."""
+        self.num_rows += table.num_rows
+        held = pa.concat_tables([self._held, table.cast(self._schema)])
+        while held.num_rows >= ROWS_PER_FILE:
+            self._flush(held.slice(0, ROWS_PER_FILE))
+            held = held.slice(ROWS_PER_FILE)
+        self._held = held
+
+    def _flush(self, table: pa.Table) -> None:
+        path = self._folder / f"data-{self._num_files:05d}.parquet"
+        pq.write_table(table, path, compression="zstd")
+        self._num_files += 1
 
 
 def _arrow_fields(record: type[BaseModel]) -> list[pa.Field]:

@@ -5,12 +5,14 @@ Kubeflow UI can edit them and an edited section re-runs its stage and what depen
 """
 
 # kfp reads real annotations: no `from __future__ import annotations` here.
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from kfp import dsl, kubernetes
 
 from components.assemble_dataset.component import assemble_dataset
+from components.build_pairs.component import build_pairs
 from components.classify_prompts.component import classify_prompts
 from components.generate_responses.component import generate_responses
 from components.import_data.component import import_data
@@ -32,6 +34,7 @@ from pipelines.run_config import KubeflowConfig, RunConfig
 def sections(config: RunConfig) -> dict[str, str]:
     """The pipeline's parameters and their defaults: every task's own section as JSON."""
     generate = config.generate_responses
+    optional = {} if config.build_pairs is None else {"build_pairs": config.build_pairs}
     return {
         "resolve_inputs_config": to_json(resolver_config(config)),
         "import_data_config": to_json(config.import_data),
@@ -53,6 +56,7 @@ def sections(config: RunConfig) -> dict[str, str]:
         ),
         "publish_model_config": to_json(config.publish_model),
         "record_run_config": to_json(config.record_run),
+        **{f"{name}_config": to_json(section) for name, section in optional.items()},
     }
 
 
@@ -61,7 +65,6 @@ def alignment_pipeline(config: RunConfig) -> Any:
     default = sections(config)
     cpu, train, vllm = _pools(config.kubeflow)
 
-    @dsl.pipeline(name=config.name, description=config.description or "Align a language model.")
     def alignment(
         resolve_inputs_config: str = default["resolve_inputs_config"],
         import_data_config: str = default["import_data_config"],
@@ -81,6 +84,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
         write_report_config: str = default["write_report_config"],
         publish_model_config: str = default["publish_model_config"],
         record_run_config: str = default["record_run_config"],
+        build_pairs_config: str = default.get("build_pairs_config", ""),
     ):
         end = cpu(record_run(config=record_run_config), "Record run", cached=False)
         with dsl.ExitHandler(end, name="Alignment"):
@@ -150,11 +154,25 @@ def alignment_pipeline(config: RunConfig) -> Any:
             reward_model = scorer(reward_model_config, "Train reward model")
             cost_model = scorer(cost_model_config, "Train cost model")
             eval_cost_model = scorer(eval_cost_model_config, "Train evaluation cost model")
+            train_pairs = dataset.outputs["train_pairs"]
+            if config.build_pairs is not None:
+                train_pairs = vllm(
+                    build_pairs(
+                        config=build_pairs_config,
+                        code_digest=code_digest("build_pairs"),
+                        labelled_prompts=labelled,
+                        base_model=base,
+                        reward_model=reward_model,
+                        cost_model=cost_model,
+                        train_pairs=train_pairs,
+                    ),
+                    "Build pairs",
+                ).outputs["pairs"]
             scored = train(
                 score_tokens(
                     config=score_tokens_config,
                     code_digest=code_digest("score_tokens"),
-                    pairs=dataset.outputs["train_pairs"],
+                    pairs=train_pairs,
                     reward_model=reward_model,
                     cost_model=cost_model,
                     reference_model=base,
@@ -244,7 +262,12 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 cached=False,
             )
 
-    return alignment
+    if config.build_pairs is None:  # a parameter nobody reads would only puzzle in the UI
+        signature = inspect.signature(alignment)
+        read = [p for n, p in signature.parameters.items() if n in default]
+        alignment.__signature__ = signature.replace(parameters=read)  # pyright: ignore
+    about = config.description or "Align a language model."
+    return dsl.pipeline(name=config.name, description=about)(alignment)
 
 
 Pool = Callable[..., Any]

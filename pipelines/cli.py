@@ -34,6 +34,7 @@ STAGES = {
     "classify_prompts": "ClassifyPromptsConfig",
     "assemble_dataset": "AssembleDatasetConfig",
     "train_scorer": "TrainScorerConfig",
+    "build_pairs": "BuildPairsConfig",
     "score_tokens": "ScoreTokensConfig",
     "train_policy": "TrainPolicyConfig",
     "generate_responses": "GenerateResponsesConfig",

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from components.assemble_dataset.config import AssembleDatasetConfig
+from components.build_pairs.config import BuildPairsConfig
 from components.classify_prompts.config import ClassifyPromptsConfig
 from components.generate_responses.config import GenerateResponsesConfig
 from components.import_data.config import ImportDataConfig
@@ -112,6 +113,8 @@ class RunConfig(Config):
     """FDC quotas, mix and splits."""
     train_scorer: Scorers = Scorers()
     """Reward and cost models."""
+    build_pairs: BuildPairsConfig | None = None
+    """Pairs from the base model's own answers to prompts without any; None builds none."""
     score_tokens: ScoreTokensConfig = ScoreTokensConfig()
     """Per-token rewards, costs and reference log-probs."""
     train_policy: TrainPolicyConfig = TrainPolicyConfig()

@@ -1,7 +1,7 @@
 """Kubeflow component of assemble_dataset."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Markdown, Metrics, Output
+from kfp.dsl import HTML, Dataset, Input, Markdown, Metrics, Output
 
 
 @dsl.component(base_image="python:3.11-slim", install_kfp_package=False)
@@ -14,6 +14,7 @@ def assemble_dataset(
     train_pairs: Output[Dataset],
     eval_pairs: Output[Dataset],
     data_card: Output[Markdown],
+    data_card_html: Output[HTML],
     metrics: Output[Metrics],
 ):
     """Choose pairs by category quotas and split them by prompt."""
@@ -32,4 +33,5 @@ def assemble_dataset(
         train_pairs=train_pairs,
         eval_pairs=eval_pairs,
         data_card=data_card,
+        data_card_html=data_card_html,
     )

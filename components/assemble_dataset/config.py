@@ -1,8 +1,8 @@
 """Config of assemble_dataset."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from equilibrate_core.config import Config, StageConfig
 
@@ -18,6 +18,17 @@ class Quotas(Config):
     """Both."""
 
 
+class GeneralPerCategory(Config):
+    """General pairs per safety pair of each category (earlier version of the paper, mid-points)."""
+
+    EHD: float = Field(default=25, ge=0)
+    """1:30 to 1:20."""
+    IHD: float = Field(default=75, ge=0)
+    """1:100 to 1:50."""
+    MHD: float = Field(default=150, ge=0)
+    """1:200 to 1:100."""
+
+
 class AssembleDatasetConfig(StageConfig):
     """How FDC chooses what the model learns from."""
 
@@ -30,7 +41,10 @@ class AssembleDatasetConfig(StageConfig):
     general_count: int | None = Field(default=None, ge=0)
     """General pairs (category NONE) to mix in; None takes `general_ratio`."""
     general_ratio: float = Field(default=1.0, ge=0)
-    """General pairs per safety pair when `general_count` is None."""
+    """General pairs per safety pair when `general_count` and `general_per_category` are None."""
+    general_per_category: GeneralPerCategory | None = None
+    """General pairs by category: the largest number that one of the categories asks for, so that
+    each is at most that diluted; needs `general_count` None."""
     selection: Literal["fdc", "random"] = "fdc"
     """`fdc` fills the quotas; `random` draws as many safety pairs blindly, the control arm."""
     scorer_share: float = Field(default=0.4, gt=0, lt=1)
@@ -38,6 +52,18 @@ class AssembleDatasetConfig(StageConfig):
     eval_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the prompts whose pairs are held out for evaluation."""
     near_duplicate_jaccard: float = Field(default=0.8, gt=0, le=1)
-    """Prompts at least this alike (Jaccard of character 5-grams) count as one."""
+    """Prompts at least this alike (Jaccard of character 5-grams) count as one; below 0.8 some
+    pairs are not found (at 0.7: one in seven)."""
     contamination_jaccard: float = Field(default=0.6, gt=0, le=1)
-    """Prompts at least this like an evaluation prompt are left out of everything."""
+    """Prompts at least this like an evaluation prompt, or that contain one word for word, are left
+    out of everything."""
+    examples_per_category: int = Field(default=3, ge=0)
+    """Pairs of each category shown, masked, in the data card."""
+
+    @model_validator(mode="after")
+    def _one_general_mix(self) -> Self:
+        if self.general_count is not None and self.general_per_category is not None:
+            raise ValueError("give general_count or general_per_category, not both")
+        if self.scorer_share + self.eval_share >= 1:
+            raise ValueError("scorer_share and eval_share leave no prompt for train_pairs")
+        return self

@@ -1,87 +1,136 @@
 """The data card: what went in, what became of it, what the model will learn from.
 
-counts and pairs -> a JSON summary and a Markdown page.
+counts and parts -> a JSON summary and a Markdown page; `data_card_page` makes the HTML page.
 """
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
+from components.assemble_dataset.prompts import PromptVerdicts
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.records import Pair
 
-_CJK = re.compile(r"[\u3400-\u9fff]")
+LENGTHS = ("prompt_chars", "chosen_chars", "rejected_chars")
+Card = Mapping[str, Any]
+Cells = Sequence[Any]
 
 
 def summarise(
     counts: Counts,
-    parts: Mapping[str, Sequence[Pair]],
+    parts: Mapping[str, pl.DataFrame],
     shortage: Mapping[str, int],
-    prompts: Mapping[str, int],
+    prompts: PromptVerdicts,
+    licences: Mapping[str, str],
     selection: str,
 ) -> dict[str, Any]:
     """Figures of the data card, JSON-ready."""
+    sources = sorted({s for part in parts.values() for s in part["source"].unique()})
     return {
         "selection": selection,
         "pairs_read": counts.read,
         "pairs_kept": counts.kept,
         "pairs_dropped": dict(sorted(counts.dropped.items())),
-        "prompts": dict(prompts),
+        "prompts": prompts.numbers,
+        "contamination": prompts.contamination,
         "shortage": dict(shortage),
+        "licences": {source: licences.get(source, "unknown") for source in sources},
         "parts": {name: _part(pairs) for name, pairs in parts.items()},
     }
 
 
-def to_markdown(card: Mapping[str, Any]) -> str:
-    """The card as a Markdown page."""
-    lines = ["# Data card", "", f"Selection: **{card['selection']}**. Counts are pairs.", ""]
-    lines += ["## What became of the pairs", "", *_table(("step", "pairs"), _steps(card)), ""]
-    lines += ["## Prompts", "", *_table(("prompts", "number"), card["prompts"].items()), ""]
-    shortage = [(c, n) for c, n in card["shortage"].items() if n]
-    if shortage:
-        lines += ["## Shortage against the quotas", "", *_table(("category", "missing"), shortage)]
-        lines.append("")
+def sections(card: Card) -> list[tuple[str, Cells, list[Cells]]]:
+    """Title, header and rows of every table of the card, for both of its pages."""
+    found: list[tuple[str, Cells, list[Cells]]] = [
+        ("What became of the pairs", ("step", "pairs"), _steps(card)),
+        ("What became of the prompts", ("prompts", "number"), _words(card["prompts"])),
+    ]
+    kinds = ("equal", "contains", "similar")
+    rows = [
+        (suite, *(row.get(k, 0) for k in kinds)) for suite, row in card["contamination"].items()
+    ]
+    found.append(("Contamination found, by evaluation suite", ("suite", *kinds), rows))
+    shortage = [(category, n) for category, n in card["shortage"].items() if n]
+    found.append(("Shortage against the quotas", ("category", "missing"), shortage))
+    found.append(("Licences", ("source", "licence"), list(card["licences"].items())))
     for name, part in card["parts"].items():
-        lines += [f"## {name}", "", *_table(("figure", "value"), _figures(part)), ""]
-        sources = sorted({s for row in part["category_by_source"].values() for s in row})
-        rows = [
-            (category, *(row.get(s, 0) for s in sources))
+        found.append((name, ("figure", "value"), _figures(part)))
+        columns = sorted({s for row in part["category_by_source"].values() for s in row})
+        table = [
+            (category, *(row.get(s, 0) for s in columns), sum(row.values()))
             for category, row in part["category_by_source"].items()
         ]
-        lines += [*_table(("category", *sources), rows), ""]
+        found.append((f"{name}: category by source", ("category", *columns, "all"), table))
+    return found
+
+
+def to_markdown(card: Card, examples: Sequence[Pair]) -> str:
+    """The card as a Markdown page; examples are masked for good, the HTML page can show them."""
+    lines = ["# Data card", "", f"Selection: **{card['selection']}**.", ""]
+    for title, header, rows in sections(card):
+        lines += [f"## {title}", "", *(_table(header, rows) if rows else ["None."]), ""]
+    if examples:
+        shown = [
+            (p.category, p.source, *(masked(t) for t in (p.messages[-1].content, p.chosen)))
+            for p in examples
+        ]
+        lines += ["## Examples (masked)", ""]
+        lines += [*_table(("category", "source", "prompt", "chosen"), shown), ""]
     return "\n".join(lines)
 
 
-def _part(pairs: Sequence[Pair]) -> dict[str, Any]:
-    table: dict[str, Counter[str]] = {}
-    for pair in pairs:
-        table.setdefault(pair.category or "unlabelled", Counter())[pair.source] += 1
-    chinese = sum(1 for p in pairs if _CJK.search(p.messages[-1].content))
+def masked(text: str, limit: int = 120) -> str:
+    """The start of a text with every letter and digit but the words' first hidden."""
+    return re.sub(r"(?<=\w)\w", "•", " ".join(text.split())[:limit])
+
+
+def _part(pairs: pl.DataFrame) -> dict[str, Any]:
+    table: dict[str, dict[str, int]] = {}
+    cells = pairs.group_by("category", "source").len().sort("category", "source", nulls_last=True)
+    for category, source, number in cells.iter_rows():
+        table.setdefault(category or "unlabelled", {})[source] = number
+    languages = dict(pairs.group_by("language").len().sort("language").iter_rows())
     return {
         "pairs": len(pairs),
-        "prompts": len({p.prompt_id for p in pairs}),
-        "dimensions": dict(sorted(Counter(p.dimension for p in pairs).items())),
-        "languages": {"zh": chinese, "other": len(pairs) - chinese},
-        "median_chosen_characters": median(len(p.chosen) for p in pairs) if pairs else 0,
-        "median_rejected_characters": median(len(p.rejected) for p in pairs) if pairs else 0,
-        "category_by_source": {c: dict(sorted(row.items())) for c, row in sorted(table.items())},
+        "prompts": pairs["prompt_id"].n_unique(),
+        "dimensions": dict(pairs.group_by("dimension").len().sort("dimension").iter_rows()),
+        "languages": languages,
+        "characters": {name.removesuffix("_chars"): _lengths(pairs[name]) for name in LENGTHS},
+        "category_by_source": table,
     }
 
 
-def _steps(card: Mapping[str, Any]) -> list[tuple[str, int]]:
-    dropped = [(f"dropped: {reason}", n) for reason, n in card["pairs_dropped"].items()]
+def _lengths(values: pl.Series) -> dict[str, float]:
+    shares = {"median": 0.5, "90 %": 0.9, "longest": 1.0}
+    found = {name: values.quantile(share, "nearest") for name, share in shares.items()}
+    return {name: float(value or 0) for name, value in found.items()}
+
+
+def _steps(card: Card) -> list[Cells]:
+    dropped = _words(card["pairs_dropped"], "dropped: ")
     parts = [(f"kept in {name}", part["pairs"]) for name, part in card["parts"].items()]
     return [("read", card["pairs_read"]), *dropped, *parts]
 
 
-def _figures(part: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    simple = ("pairs", "prompts", "median_chosen_characters", "median_rejected_characters")
-    nested = [(f"{k}: {n}", v) for k in ("dimensions", "languages") for n, v in part[k].items()]
-    return [(name.replace("_", " "), part[name]) for name in simple] + nested
+def _figures(part: Card) -> list[Cells]:
+    rows = _words({name: part[name] for name in ("pairs", "prompts")})
+    rows += _words(part["dimensions"], "dimension: ") + _words(part["languages"], "script: ")
+    for name, figures in part["characters"].items():
+        rows += _words({key: f"{value:,.0f}" for key, value in figures.items()}, f"{name} length, ")
+    return rows
 
 
-def _table(header: Sequence[str], rows: Any) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+def _words(values: Card, prefix: str = "") -> list[Cells]:
+    return [(prefix + name.replace("_", " "), value) for name, value in values.items()]
+
+
+def _table(header: Cells, rows: Iterable[Cells]) -> list[str]:
+    lines = [_line(header), "|" + "---|" * len(header)]
+    return lines + [_line(row) for row in rows]
+
+
+def _line(cells: Cells) -> str:
+    shown = (str(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in cells)
+    return "| " + " | ".join(shown) + " |"

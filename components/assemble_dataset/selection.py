@@ -1,110 +1,114 @@
-"""FDC's choices as pure functions: which prompts stay, who gets which, what fills the quotas.
+"""FDC's choices as pure functions on frames: who gets which prompt, what fills the quotas.
 
-Everything depends on ids and the seed alone, never on the order of the input.
+Frames hold one row per pair: position (in the input), id, prompt_id, dimension, source, category,
+first and second (hashes of the normalised answers). Everything depends on ids and the seed alone,
+never on the order of the input.
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Iterable
 from math import ceil
 
+import polars as pl
+
 from components.assemble_dataset.config import AssembleDatasetConfig
-from components.assemble_dataset.near_duplicates import clusters, near_duplicates
 from equilibrate_core.artifacts import Counts
-from equilibrate_core.records import HARM_CATEGORIES, LabelledPrompt, Pair, normalise_text
+from equilibrate_core.records import HARM_CATEGORIES
+
+UNLABELLED = "unlabelled"
 
 
-def usable_prompts(
-    prompts: Sequence[LabelledPrompt], config: AssembleDatasetConfig
-) -> dict[str, str]:
-    """Reason why a prompt may not be used, by prompt id; a prompt without an entry may be.
-
-    Of near-duplicates the one with the smallest id stays; a prompt like an evaluation prompt goes.
-    """
-    ordered = sorted(prompts, key=lambda p: p.id)
-    texts = [" ".join(m.content for m in p.messages) for p in ordered]
-    is_eval = [p.suite is not None for p in ordered]
-    reasons = {p.id: "evaluation_prompt" for p in ordered if p.suite is not None}
-    lowest = min(config.near_duplicate_jaccard, config.contamination_jaccard)
-    links: list[tuple[int, int]] = []
-    for i, j, similarity in near_duplicates(texts, jaccard=lowest):
-        if is_eval[i] != is_eval[j] and similarity >= config.contamination_jaccard:
-            reasons[ordered[j if is_eval[i] else i].id] = "contaminated"
-        elif not (is_eval[i] or is_eval[j]) and similarity >= config.near_duplicate_jaccard:
-            links.append((i, j))
-    clean = [(i, j) for i, j in links if not {ordered[i].id, ordered[j].id} & reasons.keys()]
-    for i, cluster in enumerate(clusters(len(ordered), clean)):
-        if cluster != i:
-            reasons[ordered[i].id] = "near_duplicate_prompt"
-    return reasons
-
-
-def split_prompts(prompt_ids: Set[str], config: AssembleDatasetConfig) -> dict[str, str]:
-    """Part of every prompt: scorer, eval or train, in the configured shares."""
-    ordered = shuffled(prompt_ids, f"{config.seed}:split")
+def split_prompts(prompt_ids: pl.Series, config: AssembleDatasetConfig) -> pl.DataFrame:
+    """prompt_id and part (scorer, eval or train) of every prompt, in the configured shares."""
+    ordered = shuffled(prompt_ids.unique(), f"{config.seed}:split")
     num_scorer = ceil(config.scorer_share * len(ordered))
     num_eval = ceil(config.eval_share * len(ordered))
-    return {
-        prompt: "scorer" if i < num_scorer else "eval" if i < num_scorer + num_eval else "train"
-        for i, prompt in enumerate(ordered)
-    }
+    place = pl.int_range(pl.len())
+    part = pl.when(place < num_scorer).then(pl.lit("scorer"))
+    part = part.when(place < num_scorer + num_eval).then(pl.lit("eval")).otherwise(pl.lit("train"))
+    return pl.DataFrame({"prompt_id": ordered}, schema={"prompt_id": pl.String}).with_columns(
+        part=part
+    )
 
 
-def in_one_order(pairs: Sequence[Pair], counts: Counts) -> list[Pair]:
+def each_once(pairs: pl.DataFrame, counts: Counts) -> pl.DataFrame:
+    """Pairs without repeated ids; the repeats are counted."""
+    # Rows of one id differ in white space or source at most; which one stays must not be chance.
+    ordered = pairs.sort("id", "source", "chosen_chars", "rejected_chars", "prompt_chars")
+    kept = ordered.unique("id", keep="first", maintain_order=True)
+    if len(kept) < len(pairs):
+        counts.drop("exact_duplicate_pair", len(pairs) - len(kept))
+    return kept
+
+
+def in_one_order(pairs: pl.DataFrame, counts: Counts) -> pl.DataFrame:
     """Pairs of which no two hold the same two answers: the harmless one stays.
 
     Where the better answer is not the safer one, safety is the constraint: the harmless order
     wins over the helpful one. The rest is dropped and counted.
     """
-    kept: dict[tuple[str, frozenset[str]], Pair] = {}
-    for pair in sorted(pairs, key=lambda p: (p.dimension != "harmless", p.id)):
-        key = (pair.prompt_id, frozenset(map(normalise_text, (pair.chosen, pair.rejected))))
-        first = kept.setdefault(key, pair)
-        if first is not pair:
-            same = normalise_text(first.chosen) == normalise_text(pair.chosen)
-            counts.drop("same_answers_again" if same else "opposite_order_of_harmless_pair")
-    return list(kept.values())
+    same_answers = ["prompt_id", "low", "high"]
+    ordered = pairs.with_columns(
+        low=pl.min_horizontal("first", "second"), high=pl.max_horizontal("first", "second")
+    ).sort(pl.col("dimension") != "harmless", "id")
+    marked = ordered.with_columns(
+        is_first=pl.col("id").first().over(same_answers) == pl.col("id"),
+        agrees=pl.col("first").first().over(same_answers) == pl.col("first"),
+    )
+    again = marked.filter(~pl.col("is_first"))
+    for agrees, reason in (
+        (True, "same_answers_again"),
+        (False, "opposite_order_of_harmless_pair"),
+    ):
+        if number := int((again["agrees"] == agrees).sum()):
+            counts.drop(reason, number)
+    return marked.filter("is_first").select(pairs.columns)
 
 
 def fill_quotas(
-    pairs: Sequence[Pair], config: AssembleDatasetConfig, counts: Counts
-) -> tuple[list[Pair], dict[str, int]]:
+    pairs: pl.DataFrame, config: AssembleDatasetConfig, counts: Counts
+) -> tuple[pl.DataFrame, dict[str, int]]:
     """Pairs of train_pairs and the shortage per category; everything not taken is counted."""
-    pools: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        pools[pair.category or "unlabelled"].append(pair)
+    pools = {c: pairs.filter(pl.col("category") == c) for c in (*HARM_CATEGORIES, "NONE")}
     quotas = {category: getattr(config.quotas, category) for category in HARM_CATEGORIES}
-    chosen = [p for c in HARM_CATEGORIES for p in stratified(pools[c], quotas[c], config.seed)]
+    parts = {c: stratified(pools[c], quotas[c], config.seed) for c in HARM_CATEGORIES}
     shortage = {c: max(quotas[c] - len(pools[c]), 0) for c in HARM_CATEGORIES}
+    wanted = general_wanted(config, {c: len(part) for c, part in parts.items()})
+    chosen = pl.concat(parts.values())
     if config.selection == "random":
-        pooled = {p.id: p for c in HARM_CATEGORIES for p in pools[c]}
-        drawn = shuffled(pooled.keys(), f"{config.seed}:random")[: len(chosen)]
-        chosen = [pooled[i] for i in drawn]
-    num_safety = len(chosen)
-    wanted = config.general_count
-    if wanted is None:
-        wanted = round(config.general_ratio * num_safety)
-    chosen += stratified(pools["NONE"], wanted, config.seed)
+        pooled = pl.concat(pools[c] for c in HARM_CATEGORIES)
+        drawn = shuffled(pooled["id"], f"{config.seed}:random")[: len(chosen)]
+        chosen = pooled.filter(pl.col("id").is_in(drawn))
+    chosen = pl.concat([chosen, stratified(pools["NONE"], wanted, config.seed)])
     shortage["NONE"] = max(wanted - len(pools["NONE"]), 0)
-    taken = {p.id for p in chosen}
-    for category, pool in pools.items():
-        left = sum(1 for p in pool if p.id not in taken)
-        if left:
-            counts.drop("unlabelled" if category == "unlabelled" else "over_quota", left)
-    return sorted(chosen, key=lambda p: p.id), shortage
+    num_unlabelled = pairs["category"].null_count()
+    left = {UNLABELLED: num_unlabelled, "over_quota": len(pairs) - num_unlabelled - len(chosen)}
+    for reason, number in left.items():
+        if number:
+            counts.drop(reason, number)
+    return chosen.sort("id"), shortage
 
 
-def stratified(pairs: Sequence[Pair], number: int, seed: int) -> list[Pair]:
+def general_wanted(config: AssembleDatasetConfig, chosen: dict[str, int]) -> int:
+    """General pairs to mix in, for the chosen numbers of safety pairs per category."""
+    if config.general_count is not None:
+        return config.general_count
+    if config.general_per_category is not None:
+        per_pair = config.general_per_category
+        return max(round(getattr(per_pair, c) * number) for c, number in chosen.items())
+    return round(config.general_ratio * sum(chosen.values()))
+
+
+def stratified(pairs: pl.DataFrame, number: int, seed: int) -> pl.DataFrame:
     """At most `number` pairs, taken in turn from each source, in an order the seed decides."""
-    by_source: dict[str, list[Pair]] = defaultdict(list)
-    by_id = {p.id: p for p in pairs}
-    for pair_id in shuffled(by_id.keys(), f"{seed}:quota"):
-        by_source[by_id[pair_id].source].append(by_id[pair_id])
-    queues = [by_source[source] for source in sorted(by_source)]
-    rounds = [queue[r] for r in range(len(pairs)) for queue in queues if r < len(queue)]
-    return rounds[:number]
+    order = shuffled(pairs["id"], f"{seed}:quota")
+    place = pl.DataFrame({"id": order}, schema={"id": pl.String}).with_row_index("place")
+    turns = pairs.join(place, on="id").with_columns(
+        turn=pl.col("place").rank("ordinal").over("source")
+    )
+    return turns.sort("turn", "source").head(number).select(pairs.columns)
 
 
-def shuffled(ids: Set[str], salt: str) -> list[str]:
+def shuffled(ids: Iterable[str], salt: str) -> list[str]:
     """Ids in an order that depends on them and the salt alone."""
     return sorted(ids, key=lambda i: hashlib.sha256(f"{salt}:{i}".encode()).digest())

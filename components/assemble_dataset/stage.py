@@ -5,22 +5,25 @@ prompt, and none of them holds an evaluation prompt or anything like one.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+
+import polars as pl
 
 from components.assemble_dataset.config import AssembleDatasetConfig
 from components.assemble_dataset.data_card import summarise, to_markdown
+from components.assemble_dataset.data_card_page import to_html
+from components.assemble_dataset.pairs import read_examples, read_pairs, write_parts
+from components.assemble_dataset.prompts import judge_prompts
 from components.assemble_dataset.selection import (
+    each_once,
     fill_quotas,
     in_one_order,
     split_prompts,
-    usable_prompts,
 )
-from equilibrate_core.artifacts import Counts, StageRun, write_text
+from equilibrate_core.artifacts import Counts, write_text
 from equilibrate_core.errors import DataError, StageError
-from equilibrate_core.records import Category, LabelledPrompt, Pair
 from equilibrate_core.stage import Metrics, stage_main, start_stage
-from equilibrate_core.tables import read_dataset, write_dataset
 
 
 def assemble_dataset(
@@ -32,103 +35,113 @@ def assemble_dataset(
     train_pairs: Path,
     eval_pairs: Path,
     data_card: Path,
+    data_card_html: Path | None = None,
 ) -> Metrics:
     """Choose pairs by category quotas and split them by prompt."""
     run = start_stage("assemble_dataset", config, labelled_prompts=labelled_prompts, pairs=pairs)
-    prompts = read_dataset(labelled_prompts, LabelledPrompt)
     counts = Counts()
-    reasons = usable_prompts(prompts, config)
-    usable = _usable_pairs(config, prompts, read_dataset(pairs, Pair), reasons, counts)
-    parts = _split(config, usable, counts)
+    rows = read_pairs(pairs)
+    prompts = judge_prompts(labelled_prompts, config, rows["prompt_id"].unique())
+    parts = _split(config, each_once(_usable(rows, prompts.frame, counts), counts), counts)
     parts["train_pairs"], shortage = fill_quotas(parts["train_pairs"], config, counts)
     counts.kept = sum(len(part) for part in parts.values())
     counts.check()
-    _check_shortage(config, shortage)
-    for name, part in parts.items():
-        if not part:
-            raise DataError(
-                f"assemble_dataset: {name} is empty; of {counts.read} pairs {counts.dropped} were "
-                "dropped: give more pairs or change quotas and shares"
-            )
-    numbers = {"read": len(prompts)} | {
-        reason: list(reasons.values()).count(reason) for reason in sorted(set(reasons.values()))
-    }
-    card = summarise(counts, parts, shortage, numbers, config.selection)
+    _check(config, parts, shortage, counts)
+    card = summarise(counts, parts, shortage, prompts, _licences(pairs), config.selection)
+    examples = read_examples(pairs, parts["train_pairs"], config.examples_per_category)
+    page = to_html(card, examples)
     metrics: Metrics = {f"num_{name}": len(part) for name, part in parts.items()}
     metrics |= {f"shortage_{category}": missing for category, missing in shortage.items()}
-    extra = {"data_card.json": json.dumps(card, indent=2), "metrics.json": json.dumps(metrics)}
-    paths = {"scorer_pairs": scorer_pairs, "train_pairs": train_pairs, "eval_pairs": eval_pairs}
-    for name, path in paths.items():
-        _write(run, path, name, parts, counts, extra if name == "train_pairs" else {})
-    write_text(data_card, to_markdown(card))
+    metrics |= {f"prompts_{name}": number for name, number in prompts.numbers.items()}
+    extra = {
+        "data_card.json": json.dumps(card, indent=2),
+        "data_card.html": page,
+        "free_prompts.csv": _free_prompts(prompts.frame, rows),
+        "metrics.json": json.dumps(metrics),
+    }
+    write_parts(
+        run,
+        pairs,
+        {"scorer_pairs": scorer_pairs, "train_pairs": train_pairs, "eval_pairs": eval_pairs},
+        parts,
+        {name: _own_counts(name, parts, counts) for name in parts},
+        {"train_pairs": extra},
+    )
+    write_text(data_card, to_markdown(card, examples))
+    if data_card_html is not None:
+        write_text(data_card_html, page)
     return metrics
 
 
-def _usable_pairs(
-    config: AssembleDatasetConfig,
-    prompts: Sequence[LabelledPrompt],
-    pairs: Sequence[Pair],
-    reasons: Mapping[str, str],
-    counts: Counts,
-) -> list[Pair]:
+def _usable(rows: pl.DataFrame, prompts: pl.DataFrame, counts: Counts) -> pl.DataFrame:
     """Pairs of usable prompts, each with its prompt's category."""
-    labels = {prompt.id: _category(config, prompt) for prompt in prompts}
-    usable: list[Pair] = []
-    for pair in pairs:
-        counts.read += 1
-        if pair.prompt_id not in labels:
-            counts.drop("prompt_not_labelled")
-        elif pair.prompt_id in reasons:
-            counts.drop(reasons[pair.prompt_id])
-        else:
-            usable.append(pair.model_copy(update={"category": labels[pair.prompt_id]}))
-    return usable
+    verdicts = prompts.rename({"id": "prompt_id"}).with_columns(known=True)
+    joined = rows.join(verdicts, on="prompt_id", how="left").with_columns(
+        reason=pl.when(pl.col("known").is_null())
+        .then(pl.lit("prompt_not_labelled"))
+        .otherwise("reason")
+    )
+    counts.read = len(rows)
+    left_out = joined.filter(pl.col("reason").is_not_null())
+    for reason, number in left_out.group_by("reason").len().sort("reason").iter_rows():
+        counts.drop(reason, number)
+    return joined.filter(pl.col("reason").is_null()).drop("reason", "known")
 
 
-def _category(config: AssembleDatasetConfig, prompt: LabelledPrompt) -> Category | None:
-    if config.label == "judge":
-        return prompt.category
-    if config.label == "gold":
-        return prompt.gold_category
-    return prompt.gold_category or prompt.category
+def _free_prompts(prompts: pl.DataFrame, rows: pl.DataFrame) -> str:
+    """Usable prompts without any pair, as CSV: what build_pairs may answer."""
+    usable = prompts.filter(pl.col("reason").is_null(), pl.col("category").is_not_null())
+    free = usable.join(rows, left_on="id", right_on="prompt_id", how="anti")
+    return free.select("id", "category").sort("id").write_csv()
 
 
 def _split(
-    config: AssembleDatasetConfig, pairs: Sequence[Pair], counts: Counts
-) -> dict[str, list[Pair]]:
-    part_of = split_prompts({p.prompt_id for p in pairs}, config)
+    config: AssembleDatasetConfig, pairs: pl.DataFrame, counts: Counts
+) -> dict[str, pl.DataFrame]:
+    placed = pairs.join(split_prompts(pairs["prompt_id"], config), on="prompt_id").sort("id")
     parts = {
-        name: sorted((p for p in pairs if part_of[p.prompt_id] == name), key=lambda p: p.id)
+        name: placed.filter(pl.col("part") == name).drop("part")
         for name in ("scorer", "train", "eval")
     }
     # A scorer learns each dimension by itself and may see both orders; a policy cannot.
     return {
         "scorer_pairs": parts["scorer"],
-        "train_pairs": in_one_order(parts["train"], counts),
-        "eval_pairs": in_one_order(parts["eval"], counts),
+        "train_pairs": in_one_order(parts["train"], counts).sort("id"),
+        "eval_pairs": in_one_order(parts["eval"], counts).sort("id"),
     }
 
 
-def _check_shortage(config: AssembleDatasetConfig, shortage: Mapping[str, int]) -> None:
+def _check(
+    config: AssembleDatasetConfig,
+    parts: Mapping[str, pl.DataFrame],
+    shortage: Mapping[str, int],
+    counts: Counts,
+) -> None:
     missing = {category: number for category, number in shortage.items() if number}
     if config.strict_quotas and missing:
         raise StageError(
             f"assemble_dataset: quotas cannot be filled, missing {missing}; give more data, lower "
             "the quotas or set strict_quotas: false"
         )
+    for name, part in parts.items():
+        if not len(part):
+            raise DataError(
+                f"assemble_dataset: {name} is empty; of {counts.read} pairs {counts.dropped} were "
+                "dropped: give more pairs or change quotas and shares"
+            )
 
 
-def _write(
-    run: StageRun,
-    path: Path,
-    name: str,
-    parts: Mapping[str, Sequence[Pair]],
-    counts: Counts,
-    extra: dict[str, str],
-) -> None:
+def _own_counts(name: str, parts: Mapping[str, pl.DataFrame], counts: Counts) -> Counts:
     elsewhere = {f"in_{other}": len(part) for other, part in parts.items() if other != name}
-    own = Counts(read=counts.read, kept=len(parts[name]), dropped=dict(counts.dropped) | elsewhere)
-    write_dataset(run, path, Pair, parts[name], counts=own, extra_files=extra)
+    return Counts(read=counts.read, kept=len(parts[name]), dropped=counts.dropped | elsewhere)
+
+
+def _licences(pairs: Path) -> dict[str, str]:
+    """Licence of every source, as import_data stored it beside the pairs."""
+    path = pairs / "sources.json"
+    if not path.is_file():
+        return {}
+    return {name: source["licence"] for name, source in json.loads(path.read_text()).items()}
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class _Entry:
     other_suites: tuple[str, ...]
     references: tuple[str, ...]
     metadata: dict[str, str]
+    is_merged: bool = False
+    """Whether a later row brought the prompt again; most never are."""
 
 
 class PromptLedger:
@@ -64,6 +66,7 @@ class PromptLedger:
                 metadata=prompt.metadata,
             )
             return None
+        entry.is_merged = True
         category, is_harmful = _merged_labels(entry, prompt)
         contradicts = _contradicts(category, prompt.gold_category) or _contradicts(
             is_harmful, prompt.is_harmful
@@ -74,9 +77,16 @@ class PromptLedger:
             return CONFLICTING_LABEL
         return EXACT_DUPLICATE if not is_pair and _same(entry.first, prompt) else MERGED_PROMPT
 
+    def num_in_suites(self) -> int:
+        """Prompts that belong to an evaluation suite."""
+        return sum(entry.suite is not None for entry in self._entries.values())
+
     def settled(self) -> Iterator[Prompt]:
         """The prompts, disputed labels as None."""
         for entry in self._entries.values():
+            if not entry.is_merged:
+                yield entry.first
+                continue
             metadata = dict(entry.metadata)
             if entry.other_suites:
                 metadata["also_in_suites"] = ",".join(entry.other_suites)

@@ -1,7 +1,7 @@
 """import_data: source URIs → `prompts`, `pairs` and `quarantine`, every row accounted for.
 
 The prompts artifact also holds sources.json (licence, adapter, digests and counts per source) and
-metrics.json.
+metrics.json, the pairs artifact a sources.json without digests and counts.
 """
 
 import json
@@ -44,7 +44,12 @@ def import_data(
             set_aside = Counts(read=len(bad), kept=len(bad))
             write_dataset(run, quarantine, QuarantinedRow, intake.quarantine(), counts=set_aside)
             num_pairs = write_dataset(
-                run, pairs, Pair, intake.settled_pairs(), counts=intake.pair_counts
+                run,
+                pairs,
+                Pair,
+                intake.settled_pairs(),
+                counts=intake.pair_counts,
+                extra_files={"sources.json": _json(_origins(config))},
             )
             metrics = _metrics(intake, num_pairs)
             write_dataset(
@@ -81,16 +86,22 @@ def _take_source(intake: Intake, source: Source, scratch: Path) -> Digests:
 def _metrics(intake: Intake, num_pairs: int) -> Metrics:
     total = intake.total()
     total.check()
-    suites = [prompt.suite for prompt in intake.settled_prompts()]
     return {
         "rows_read": float(total.read),
         "rows_kept": float(total.kept),
         "rows_quarantined": float(total.quarantined),
         "rows_dropped": float(sum(total.dropped.values())),
         **{f"dropped_{reason}": float(total.dropped.get(reason, 0)) for reason in REASONS},
-        "prompts": float(len(suites)),
-        "evaluation_prompts": float(sum(suite is not None for suite in suites)),
+        "prompts": float(len(intake.prompts)),
+        "evaluation_prompts": float(intake.prompts.num_in_suites()),
         "pairs": float(num_pairs),
+    }
+
+
+def _origins(config: ImportDataConfig) -> dict[str, dict[str, str]]:
+    return {
+        source.name: source.model_dump(include={"uri", "licence", "adapter"})
+        for source in config.sources
     }
 
 
@@ -102,9 +113,7 @@ def _source_report(
         counts = intake.sources[source.name]
         counts.check()
         report[source.name] = {
-            "uri": source.uri,
-            "licence": source.licence,
-            "adapter": source.adapter,
+            **_origins(config)[source.name],
             "files": files[source.name],
             "counts": counts.model_dump(),
         }

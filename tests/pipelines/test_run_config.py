@@ -53,6 +53,29 @@ def test_every_task_sees_its_own_section_and_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_built_pairs_join_the_train_pairs_only_when_asked_for(tmp_path: Path) -> None:
+    def tasks_of(spec: dict[str, Any]) -> dict[str, Any]:
+        (inner,) = [c for n, c in spec["components"].items() if n.startswith("comp-exit-handler")]
+        return inner["dag"]["tasks"]
+
+    plain = compiled(load_run(LAPTOP), tmp_path)
+    assert "build-pairs" not in tasks_of(plain)
+    assert "build_pairs_config" not in plain["root"]["inputDefinitions"]["parameters"]
+    config = parse_config(values(build_pairs={"num_samples": 4}), RunConfig, "test")
+    spec = compiled(config, tmp_path)
+    default = spec["root"]["inputDefinitions"]["parameters"]["build_pairs_config"]["defaultValue"]
+    assert '"num_samples": 4' in default
+    tasks = tasks_of(spec)
+    pairs = tasks["score-tokens"]["inputs"]["artifacts"]["pairs"]["taskOutputArtifact"]
+    assert (pairs["producerTask"], pairs["outputArtifactKey"]) == ("build-pairs", "pairs")
+    known = tasks["build-pairs"]["inputs"]["artifacts"]["train_pairs"]["taskOutputArtifact"]
+    assert (known["producerTask"], known["outputArtifactKey"]) == (
+        "assemble-dataset",
+        "train_pairs",
+    )
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_training_tasks_get_the_gpu_pool_and_every_task_the_secret(tmp_path: Path) -> None:
     kubeflow = {
         "s3_secret": "s3-keys",

@@ -1,0 +1,187 @@
+"""assemble_dataset on a million prompts with planted duplicates: time, memory, recall, precision.
+
+    python benchmarks/assembly.py [--prompts 1000000] [--peer-rows 5000]
+
+Prompts are random sentences; one in seven is an earlier one with a word changed. Every prompt in
+four has a pair. The stage runs in processes of its own, at a tenth of the size and at full size.
+The peer is datasketch's MinHashLSH (128 permutations, threshold 0.8) over the same shingles; where
+datasketch is not installed, that line says so.
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from components.assemble_dataset.config import AssembleDatasetConfig
+from components.assemble_dataset.near_duplicates import duplicate_of
+from components.assemble_dataset.shingling import jaccard, normalised, shingles
+from components.assemble_dataset.stage import assemble_dataset
+from equilibrate_core.artifacts import StageRun
+from equilibrate_core.records import CATEGORIES, LabelledPrompt, Pair, Record, digest
+from equilibrate_core.tables import ROWS_PER_FILE, TableWriter, arrow_schema, dataset_draft
+
+RUN = StageRun(stage="benchmark", config={}, seed=0, code_version="benchmark", inputs={})
+COPY_EVERY, PAIR_EVERY, NUM_WORDS = 7, 4, 14
+PARTS = ("scorer_pairs", "train_pairs", "eval_pairs")
+
+
+def texts(number: int) -> Iterator[tuple[str, int]]:
+    """Texts, and the index of the text each was copied from (-1 for originals)."""
+    rng = random.Random(0)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(30_000)]
+    recent: list[tuple[int, str]] = []
+    for i in range(number):
+        if i % COPY_EVERY == COPY_EVERY - 1:
+            origin, text = recent[rng.randrange(len(recent))]
+            words = text.split()
+            words[rng.randrange(NUM_WORDS)] = rng.choice(vocabulary)
+            yield " ".join(words), origin
+            continue
+        text = " ".join(rng.choices(vocabulary, k=NUM_WORDS))
+        recent.append((i, text))
+        if len(recent) > 50_000:
+            recent = recent[25_000:]
+        yield text, -1
+
+
+def write_inputs(folder: Path, number: int) -> None:
+    """The stage's two inputs, with ids that keep the order of the texts."""
+    rows = enumerate(texts(number))
+    with (
+        dataset_draft(RUN, folder / "labelled", LabelledPrompt) as labelled,
+        dataset_draft(RUN, folder / "pairs", Pair) as pairs,
+        TableWriter(labelled.path, LabelledPrompt) as prompt_writer,
+        TableWriter(pairs.path, Pair) as pair_writer,
+    ):
+        while chunk := [(i, text) for i, (text, _) in islice(rows, ROWS_PER_FILE)]:
+            prompt_writer.write(_table(LabelledPrompt, [_prompt(i, text) for i, text in chunk]))
+            few = [_pair(i, text) for i, text in chunk if i % PAIR_EVERY == 1]
+            pair_writer.write(_table(Pair, few))
+    # Sealed when the drafts close: row counts are not needed by the stage.
+
+
+def _prompt(i: int, text: str) -> dict[str, object]:
+    return {
+        "id": f"{i:024x}",
+        "messages": [{"role": "user", "content": text}],
+        "source": f"source{i % 5}",
+        "suite": "harmful" if i % 1000 == 0 else None,
+        "references": [],
+        "metadata": [],
+        "category": CATEGORIES[i % 4],
+        "rationale": "",
+        "votes": [],
+        "status": "scored",
+        "judge": "benchmark",
+    }
+
+
+def _pair(i: int, text: str) -> dict[str, object]:
+    return {
+        "id": digest(i),
+        "prompt_id": f"{i:024x}",
+        "messages": [{"role": "user", "content": text}],
+        "chosen": f"I would rather not help with {text}.",
+        "rejected": f"Of course: {text}.",
+        "dimension": "harmless",
+        "source": f"source{i % 5}",
+    }
+
+
+def _table(record: type[Record], rows: list[dict[str, object]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=arrow_schema(record))
+
+
+def run_stage(folder: Path) -> None:
+    """One run of the stage in this process; prints seconds and peak memory as JSON."""
+    started = time.perf_counter()
+    assemble_dataset(
+        AssembleDatasetConfig(general_count=10_000),
+        labelled_prompts=folder / "labelled",
+        pairs=folder / "pairs",
+        data_card=folder / "card.md",
+        **{name: folder / name for name in PARTS},
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": time.perf_counter() - started, "peak_gb": peak / 1e9}))
+
+
+def measure_stage(number: int) -> dict[str, float]:
+    """The stage on `number` prompts in a process of its own."""
+    with TemporaryDirectory() as name:
+        write_inputs(Path(name), number)
+        command = [sys.executable, __file__, "--stage-on", name]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_quality(number: int) -> tuple[float, float, int]:
+    """Recall of planted duplicates of Jaccard >= 0.8, precision of all that goes, planted ones."""
+    rows = list(texts(number))
+    plain = normalised(pl.Series([text for text, _ in rows]))
+    owners = duplicate_of(plain, threshold=0.8)
+    folded = plain.to_list()
+    planted = [
+        i for i, (_, o) in enumerate(rows) if o >= 0 and jaccard(folded[i], folded[o]) >= 0.8
+    ]
+    goes = owners >= 0
+    found = sum(bool(goes[i] or goes[rows[i][1]]) for i in planted)
+    (gone,) = np.nonzero(goes)
+    right = sum(jaccard(folded[i], folded[owners[i]]) >= 0.8 for i in gone.tolist())
+    return found / len(planted), right / max(len(gone), 1), len(planted)
+
+
+def measure_peer(number: int) -> str:
+    """Seconds per row of datasketch and of ours, both from normalised texts to duplicates."""
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError:
+        return "datasketch is not installed: not compared"
+    plain = normalised(pl.Series([text for text, _ in texts(number)]))
+    started = time.perf_counter()
+    duplicate_of(plain, threshold=0.8)
+    ours = time.perf_counter() - started
+    started = time.perf_counter()
+    index = MinHashLSH(threshold=0.8, num_perm=128)
+    for i, text in enumerate(plain):
+        sketch = MinHash(num_perm=128)
+        sketch.update_batch([s.encode() for s in shingles(text)])
+        index.query(sketch)
+        index.insert(i, sketch)
+    theirs = time.perf_counter() - started
+    return f"{number} rows: ours {ours:.2f} s, datasketch {theirs:.2f} s, {theirs / ours:.1f} times"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=1_000_000)
+    parser.add_argument("--peer-rows", type=int, default=20_000, help="rows given to datasketch")
+    parser.add_argument("--stage-on", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.stage_on:
+        run_stage(arguments.stage_on)
+        return
+    small, large = (measure_stage(n) for n in (arguments.prompts // 10, arguments.prompts))
+    for number, figures in ((arguments.prompts // 10, small), (arguments.prompts, large)):
+        print(f"{number} prompts: {figures['seconds']:.1f} s, peak {figures['peak_gb']:.2f} GB")
+    print(f"growth over ten times the rows: {large['seconds'] / small['seconds']:.1f} times")
+    recall, precision, planted = measure_quality(arguments.prompts // 10)
+    print(f"{planted} planted: recall {recall:.4f}, precision {precision:.4f}")
+    print(measure_peer(arguments.peer_rows))
+
+
+if __name__ == "__main__":
+    main()

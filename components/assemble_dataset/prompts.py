@@ -1,0 +1,133 @@
+"""Which prompts may be used: one row per prompt, with its category or the reason it is left out.
+
+labelled prompts -> id, category, reason. Independent of the order of the rows:
+- Prompts whose normalised texts are equal share one label: the commonest among them; a tie leaves
+  them unlabelled, so that they fill no quota. Conflicts are counted.
+- Prompts equal to, containing or like an evaluation prompt go (`contaminated`).
+- Of near-duplicates one stays: one with pairs before one without, a labelled one before an
+  unlabelled one, then the smallest id. It keeps its own label; differing labels are counted.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from components.assemble_dataset.config import AssembleDatasetConfig
+from components.assemble_dataset.contamination import contaminated
+from components.assemble_dataset.near_duplicates import duplicate_of
+from components.assemble_dataset.shingling import normalised
+from equilibrate_core.tables import dataset_files
+
+EVALUATION = "evaluation_prompt"
+CONTAMINATED = "contaminated"
+NEAR_DUPLICATE = "near_duplicate_prompt"
+LABELS = {
+    "judge": pl.col("category"),
+    "gold": pl.col("gold_category"),
+    "gold_else_judge": pl.coalesce("gold_category", "category"),
+}
+
+
+@dataclass
+class PromptVerdicts:
+    """What became of the prompts."""
+
+    frame: pl.DataFrame
+    """id, category, reason (null for a prompt that may be used)."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Prompts by what became of them, for the data card."""
+    contamination: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Contaminated prompts by the suite they give away, and how."""
+
+
+def judge_prompts(
+    artifact: Path, config: AssembleDatasetConfig, ids_with_pairs: pl.Series
+) -> PromptVerdicts:
+    """Verdict on every prompt of a labelled_prompts artifact."""
+    rows = _read(artifact, config)
+    labelled, num_conflicts = _one_label_per_text(rows)
+    # Any copy in a suite makes the prompt an evaluation prompt.
+    prompts = labelled.sort("id", "suite", nulls_last=True).unique("id", keep="first")
+    prompts = prompts.with_columns(has_pairs=pl.col("id").is_in(ids_with_pairs.implode()))
+    evaluation = prompts.filter(pl.col("suite").is_not_null()).sort("suite", "id")
+    training = prompts.filter(pl.col("suite").is_null()).sort(
+        ~pl.col("has_pairs"), pl.col("category").is_null(), "id"
+    )
+    training, matches = _decontaminate(training, evaluation, config)
+    training, num_relabelled = _deduplicate(training, config)
+    judged = pl.concat(
+        [evaluation.with_columns(reason=pl.lit(EVALUATION)), training], how="diagonal"
+    ).select("id", "category", "reason")
+    numbers = {
+        "read": len(rows),
+        "repeated_ids": len(rows) - len(prompts),
+        "label_conflicts_among_equal_texts": num_conflicts,
+        **{r: judged["reason"].eq(r).sum() for r in (EVALUATION, CONTAMINATED, NEAR_DUPLICATE)},
+        "near_duplicates_with_other_label": num_relabelled,
+        "usable": judged["reason"].null_count(),
+    }
+    return PromptVerdicts(judged, numbers, matches)
+
+
+def _read(artifact: Path, config: AssembleDatasetConfig) -> pl.DataFrame:
+    """id, suite, category and normalised text; instructions of the system are no part of it."""
+    said = pl.when(pl.element().struct.field("role") != "system").then(
+        pl.element().struct.field("content")
+    )
+    rows = (
+        pl.scan_parquet(dataset_files(artifact))
+        .select(
+            "id",
+            "suite",
+            LABELS[config.label].alias("category"),
+            pl.col("messages").list.eval(said).list.drop_nulls().list.join(" ").alias("text"),
+        )
+        .collect()
+    )
+    return rows.with_columns(normalised(rows["text"]))
+
+
+def _one_label_per_text(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """The rows with the commonest label of their text, and the number of texts in conflict."""
+    copies = rows.filter(pl.col("text").is_duplicated() & pl.col("category").is_not_null())
+    votes = copies.group_by("text", "category").len()
+    best = votes.filter(pl.col("len") == pl.col("len").max().over("text"))
+    agreed = best.group_by("text").agg(
+        pl.when(pl.len() == 1).then(pl.col("category").first()).alias("agreed")
+    )
+    conflicts = votes.group_by("text").len().filter(pl.col("len") > 1)
+    joined = rows.join(agreed.with_columns(voted=True), on="text", how="left")
+    category = pl.when(pl.col("voted")).then("agreed").otherwise("category")
+    return joined.with_columns(category.alias("category")).drop("agreed", "voted"), len(conflicts)
+
+
+def _decontaminate(
+    training: pl.DataFrame, evaluation: pl.DataFrame, config: AssembleDatasetConfig
+) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
+    matches = contaminated(
+        training["text"], evaluation["text"], threshold=config.contamination_jaccard
+    )
+    suites = evaluation["suite"].to_list()
+    kinds: dict[str, Counter[str]] = {}
+    for match in matches.values():
+        kinds.setdefault(suites[match.evaluation], Counter())[match.kind] += 1
+    hit = np.zeros(len(training), dtype=bool)
+    hit[list(matches)] = True
+    reason = pl.when(pl.lit(pl.Series(hit, dtype=pl.Boolean))).then(pl.lit(CONTAMINATED))
+    table = {suite: dict(sorted(row.items())) for suite, row in sorted(kinds.items())}
+    return training.with_columns(reason=reason), table
+
+
+def _deduplicate(training: pl.DataFrame, config: AssembleDatasetConfig) -> tuple[pl.DataFrame, int]:
+    clean = training.filter(pl.col("reason").is_null())
+    owners = duplicate_of(clean["text"], threshold=config.near_duplicate_jaccard)
+    goes = owners >= 0
+    labels = clean["category"]
+    others = labels.gather(owners[goes])
+    differing = (labels.filter(pl.Series(goes)) != others).fill_null(False).sum()
+    reason = pl.when(pl.lit(pl.Series(goes))).then(pl.lit(NEAR_DUPLICATE))
+    rest = training.filter(pl.col("reason").is_not_null())
+    return pl.concat([rest, clean.with_columns(reason=reason)]), int(differing)

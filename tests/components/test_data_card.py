@@ -1,0 +1,88 @@
+"""The data card: every count, in two formats, with examples that nobody sees unasked."""
+
+import json
+import re
+from pathlib import Path
+
+from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
+from components.assemble_dataset.data_card import masked
+from components.assemble_dataset.stage import assemble_dataset
+from equilibrate_core.records import Pair
+from equilibrate_core.tables import write_dataset
+from tests.components.scoring_fixtures import RUN, as_dataset, make_pair
+from tests.components.test_assemble_dataset import data, labelled
+
+HARM = "explosive <b>recipe</b> with a | bar"
+
+
+def cards(tmp_path: Path, **settings: object) -> tuple[str, str, dict]:
+    prompts, pairs = data()
+    for i in range(8):
+        prompts.append(labelled(f"{HARM} number {i * 1000003}", "EHD"))
+        pairs.append(make_pair(prompts[-1].messages[0].content, "No, never.", "Gladly: mix it."))
+    write_dataset(
+        RUN,
+        tmp_path / "pairs",
+        Pair,
+        pairs,
+        extra_files={"sources.json": json.dumps({"test": {"licence": "CC BY-NC 4.0"}})},
+    )
+    values: dict = {"quotas": Quotas(EHD=99, IHD=4, MHD=3), "scorer_share": 0.3}
+    assemble_dataset(
+        AssembleDatasetConfig(**(values | settings)),
+        labelled_prompts=as_dataset(tmp_path / "prompts", prompts),
+        pairs=tmp_path / "pairs",
+        data_card=tmp_path / "card.md",
+        data_card_html=tmp_path / "card.html",
+        **{n: tmp_path / n for n in ("scorer_pairs", "train_pairs", "eval_pairs")},
+    )
+    card = json.loads((tmp_path / "train_pairs/data_card.json").read_text())
+    return (tmp_path / "card.md").read_text(), (tmp_path / "card.html").read_text(), card
+
+
+def test_every_step_of_the_pairs_adds_up(tmp_path: Path) -> None:
+    _, _, card = cards(tmp_path)
+    parts = sum(part["pairs"] for part in card["parts"].values())
+    assert card["pairs_read"] == parts + sum(card["pairs_dropped"].values()) == 88
+    for part in card["parts"].values():
+        rows = part["category_by_source"].values()
+        assert sum(sum(row.values()) for row in rows) == part["pairs"]
+        assert sum(part["languages"].values()) == part["pairs"]
+
+
+def test_the_same_tables_stand_on_both_pages(tmp_path: Path) -> None:
+    markdown, html, _ = cards(tmp_path)
+    titles = re.findall("^## (.*)$", markdown, re.MULTILINE)
+    assert "train_pairs: category by source" in titles
+    for title in titles[:-1]:
+        assert f"<h2>{title}</h2>" in html
+    assert "| test | CC BY-NC 4.0 |" in markdown
+    assert "<td>CC BY-NC 4.0</td>" in html
+    assert "| source0 | unknown |" in markdown
+
+
+def test_examples_are_hidden_until_they_are_opened(tmp_path: Path) -> None:
+    markdown, html, _ = cards(tmp_path, examples_per_category=50)
+    assert "explosive" not in markdown
+    assert "e••••••••" in markdown
+    closed = re.sub("<details>.*?</details>", "", html, flags=re.DOTALL)
+    assert "explosive" in html
+    assert "explosive" not in closed
+    assert "<details open" not in html
+    assert all("explosive" not in s for s in re.findall("<summary>.*?</summary>", html, re.DOTALL))
+
+
+def test_what_data_say_is_escaped(tmp_path: Path) -> None:
+    _, html, _ = cards(tmp_path, examples_per_category=50)
+    assert "&lt;b&gt;recipe" in html
+    assert "<b>" not in html
+
+
+def test_no_examples_when_none_are_wanted(tmp_path: Path) -> None:
+    markdown, html, _ = cards(tmp_path, examples_per_category=0)
+    assert "Examples" not in markdown
+    assert "<details>" not in html
+
+
+def test_masking_keeps_first_letters_alone() -> None:
+    assert masked("How to  build it, 如何制作?") == "H•• t• b•••• i•, 如•••?"

@@ -1,0 +1,130 @@
+"""Malformed rows, thrown at every adapter: none is lost, none breaks the stage."""
+
+import json
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.import_data.adapters import ADAPTERS
+from components.import_data.config import ImportDataConfig
+from components.import_data.rows import QuarantinedRow
+from components.import_data.stage import import_data
+from equilibrate_core.config import parse_config
+from equilibrate_core.records import Pair, Prompt
+from equilibrate_core.tables import read_dataset
+
+OUTPUTS = ("prompts", "pairs", "quarantine")
+TURN = {"from": "human", "value": "Hello?"}
+GOOD = {
+    "equilibrate": {"question_y": "Why?", "category": "EHD", "id": 1},
+    "pku_saferlhf": {"prompt": "Why?", "response": ["no", "yes"]},
+    "pku_saferlhf_full": {
+        "prompt": "Why?",
+        "response_0": "no",
+        "response_1": "yes",
+        "is_response_0_safe": True,
+        "is_response_1_safe": False,
+        "better_response_id": 1,
+        "safer_response_id": 0,
+    },
+    "hh_rlhf": {
+        "chosen": "\n\nHuman: Why?\n\nAssistant: no",
+        "rejected": "\n\nHuman: Why?\n\nAssistant: yes",
+    },
+    "dpo_demo": {
+        "conversations": [TURN],
+        "chosen": {"from": "gpt", "value": "no"},
+        "rejected": {"from": "gpt", "value": "yes"},
+    },
+    "xstest": {"prompt": "Why?", "label": "safe", "id": 1, "type": "t"},
+    "or_bench": {"prompt": "Why?", "category": "c"},
+    "harmbench": {"Behavior": "Why?", "ContextString": "c", "BehaviorID": "b", "Tags": "t"},
+    "strongreject": {"forbidden_prompt": "Why?", "category": "c"},
+    "beavertails_evaluation": {"prompt": "Why?", "category": "c"},
+    "safe_rlhf_problem_83": {"prompt": "Why?", "category": "c"},
+    "simple_safety_tests": {"prompts_final": "Why?", "harm_area": "h"},
+    "mt_bench": {"turns": ["Why?", "Go on."], "reference": ["so"], "question_id": 1},
+    "alpaca_eval": {"instruction": "Why?", "output": "so", "dataset": "d"},
+    "wildchat": {"conversation": [{"role": "user", "content": "Why?"}], "language": "English"},
+    "prompts": {"prompt": "Why?", "category": "IHD", "label": "unsafe", "references": ["so"]},
+    "pairs": {"prompt": "Why?", "chosen": "no", "rejected": "yes", "dimension": "helpful"},
+}
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["", " ", "\ud800", "\0", "EHD", "safe", "\n\nHuman: a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@st.composite
+def lines(draw, adapter):
+    """One line: a good row, a row with fields replaced or missing, or no row at all."""
+    row = json.loads(json.dumps(GOOD[adapter]))
+    for name in draw(st.lists(st.sampled_from(sorted(row)), max_size=3, unique=True)):
+        if draw(st.booleans()):
+            row.pop(name)
+        else:
+            row[name] = draw(anything)
+    line = json.dumps(row).encode()
+    fate = draw(st.integers(0, 9))
+    if fate == 0:
+        return line[: draw(st.integers(1, len(line)))]
+    if fate == 1:
+        return json.dumps(draw(anything)).encode()
+    if fate == 2:
+        noise = draw(st.binary(min_size=1, max_size=20))
+        return bytes(b for b in noise if b not in b"\n\r") or b"?"
+    return line
+
+
+def imported(folder, adapter, content):
+    folder.mkdir(parents=True)
+    (folder / "rows.jsonl").write_bytes(content)
+    source = {"name": "s", "uri": str(folder / "rows.jsonl"), "adapter": adapter}
+    config = parse_config({"sources": [source]}, ImportDataConfig, "test")
+    metrics = import_data(config, **{name: folder / name for name in OUTPUTS})
+    return metrics, json.loads((folder / "prompts" / "sources.json").read_text())["s"]["counts"]
+
+
+def test_every_adapter_has_a_good_row():
+    assert set(GOOD) == set(ADAPTERS)
+
+
+@pytest.mark.parametrize("adapter", sorted(GOOD))
+def test_the_good_row_is_kept(tmp_path, adapter):
+    content = json.dumps(GOOD[adapter]).encode()
+    metrics, _ = imported(tmp_path / "a", adapter, content)
+    assert (metrics["rows_kept"], metrics["rows_quarantined"]) == (1, 0)
+
+
+@pytest.mark.parametrize("adapter", sorted(GOOD))
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_counts_add_up_whatever_is_thrown_at_an_adapter(tmp_path, adapter, data):
+    rows = data.draw(st.lists(lines(adapter), max_size=12))
+    good = json.dumps(GOOD[adapter]).encode()
+    folder = tmp_path / f"{random.getrandbits(64):x}"
+    metrics, counts = imported(folder, adapter, b"\n".join([good, *rows]))
+    num_rows = 1 + sum(bool(row.strip()) for row in rows)
+    assert counts["read"] == metrics["rows_read"] == num_rows
+    assert num_rows == counts["kept"] + counts["quarantined"] + sum(counts["dropped"].values())
+    bad = read_dataset(folder / "quarantine", QuarantinedRow)
+    assert len(bad) == counts["quarantined"]
+    assert all(row.reason and row.location for row in bad)
+    ids = {prompt.id for prompt in read_dataset(folder / "prompts", Prompt)}
+    assert {pair.prompt_id for pair in read_dataset(folder / "pairs", Pair)} <= ids
