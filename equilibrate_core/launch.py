@@ -27,6 +27,16 @@ class KfpMetrics(Protocol):
         ...
 
 
+class KfpConfusion(Protocol):
+    """The part of kfp.dsl.ClassificationMetrics that is used here."""
+
+    path: str
+
+    def log_confusion_matrix(self, categories: list[str], matrix: list[list[int]]) -> None:
+        """Record one matrix."""
+        ...
+
+
 def launch(
     stage: Stage, config_type: type[StageConfig], config: str, metrics: KfpMetrics, **paths: Any
 ) -> None:
@@ -45,6 +55,19 @@ def launch(
         write_json(Path(metrics.path), scalars)
     except Exception as error:
         raise SystemExit(report_error(error)) from error
+
+
+def log_confusion(report: Any, judge: str, chart: KfpConfusion) -> None:
+    """Show a judge's confusion matrix (report.json, rows gold) where the Kubeflow UI draws it.
+
+    Without gold labels nothing is logged, but the file is there: a task that leaves one of its
+    outputs out is never a cache hit.
+    """
+    content = json.loads((Path(report.path) / "report.json").read_text(encoding="utf-8"))
+    labels, matrix = content[judge]["labels"], content[judge]["matrix"]
+    if matrix:
+        chart.log_confusion_matrix(list(labels), [list(row) for row in matrix])
+    write_json(Path(chart.path), {"labels": labels, "matrix": matrix})
 
 
 def run_stage(stage: Stage, config: StageConfig, paths: dict[str, Path]) -> Metrics:

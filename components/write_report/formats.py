@@ -26,6 +26,11 @@ def change(value: float | None, unit: str) -> str:
     return _signed(100 * value, 1) if unit == "share" else _signed(value, 3)
 
 
+def pvalue(value: float) -> str:
+    """A p value to three places."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def interval(low: float | None, high: float | None, unit: str, *, signed: bool = False) -> str:
     """The two ends of an interval, or nothing."""
     if low is None or high is None:
