@@ -88,7 +88,7 @@ def reward_cost(clouds: Mapping[str, Sequence[tuple[float, float]]], seed: int) 
 
 def intervals(name: str, title: str, rows: Sequence[Row], *, label_width: int = 110) -> Markup:
     """Values of all models with their intervals, one line per row, from 0 to 100 %."""
-    axis = Axis(0, 1, label_width, WIDTH - 58)
+    axis = Axis(0, 1, label_width, WIDTH - 68)
     arms = [arm for arm in ARMS if arm != "control" or any(row.control for row in rows)]
     step, top = 10 + 12 * len(arms), 30
     bottom = top + step * len(rows)
