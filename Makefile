@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-.PHONY: help setup model run test check bench images test-containers sbom audit clean
+.PHONY: help setup model run test test-browser check bench images test-containers sbom audit clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -28,6 +28,14 @@ run: model  ## run the whole pipeline on this machine (CONFIG=… for another ru
 
 test: model  ## run the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-browser: setup  ## look at the report in a headless Chromium (installs it on Debian and its kin)
+	@for name in chromium chromium-browser google-chrome chrome; do \
+		command -v $$name >/dev/null && found=1; done; [ -n "$$found" ] || { \
+		command -v apt-get >/dev/null || { echo "error: install Chromium, then try again"; exit 2; }; \
+		SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; $$SUDO apt-get update -q \
+			&& $$SUDO apt-get install -qy --no-install-recommends chromium fonts-dejavu-core; }
+	$(BIN)/python -m pytest -m browser tests/browser
 
 check: setup  ## lint, types, import rules
 	$(BIN)/ruff check .

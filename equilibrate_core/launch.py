@@ -38,6 +38,16 @@ class KfpMetrics(Protocol):
         ...
 
 
+class KfpConfusion(Protocol):
+    """The part of kfp.dsl.ClassificationMetrics that is used here."""
+
+    path: str
+
+    def log_confusion_matrix(self, categories: list[str], matrix: list[list[int]]) -> None:
+        """Record one matrix."""
+        ...
+
+
 def launch(
     stage: Stage, config_type: type[StageConfig], config: str, metrics: KfpMetrics, **paths: Any
 ) -> None:
@@ -58,22 +68,20 @@ def launch(
         raise SystemExit(report_error(error)) from error
 
 
-class KfpClassification(Protocol):
-    """The part of kfp.dsl.ClassificationMetrics that is used here."""
+def log_confusion_matrix(
+    artifact: Any, chart: KfpConfusion, *, file: str = "agreement.json", part: str | None = None
+) -> None:
+    """Show a judge's confusion matrix, gold labels in rows, where the Kubeflow UI draws it.
 
-    path: str
-
-    def log_confusion_matrix(self, categories: list[str], matrix: list[list[int]]) -> None:
-        """Record a confusion matrix, rows in the order of `categories`."""
-        ...
-
-
-def log_confusion_matrix(dataset: Any, classification: KfpClassification) -> None:
-    """Show a dataset artifact's agreement.json in Kubeflow, gold in rows; nothing without gold."""
-    table = json.loads((Path(dataset.path) / "agreement.json").read_text(encoding="utf-8"))
-    if table["matrix"] is not None:
-        classification.log_confusion_matrix(table["labels"], table["matrix"])
-    write_json(Path(classification.path), table)  # a task without this file is never a cache hit
+    `file` of the artifact holds `labels` and `matrix` (under the key `part`). Without gold labels
+    nothing is shown, but the output is there: a task that leaves one out is never a cache hit.
+    """
+    content = json.loads((Path(artifact.path) / file).read_text(encoding="utf-8"))
+    table = content if part is None else content[part]
+    labels, matrix = table["labels"], table["matrix"]
+    if matrix:
+        chart.log_confusion_matrix(list(labels), [list(row) for row in matrix])
+    write_json(Path(chart.path), {"labels": labels, "matrix": matrix})
 
 
 def run_stage(stage: Stage, config: StageConfig, paths: dict[str, Path]) -> Metrics:

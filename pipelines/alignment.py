@@ -47,8 +47,10 @@ def sections(config: RunConfig) -> dict[str, str]:
         "eval_cost_model_config": to_json(config.train_scorer.eval_cost),
         "score_tokens_config": to_json(config.score_tokens),
         "train_policy_config": to_json(config.train_policy),
+        "train_control_config": to_json(config.train_control or config.train_policy),
         "generate_base_config": to_json(generate.model_copy(update={"model_name": "base"})),
         "generate_aligned_config": to_json(generate.model_copy(update={"model_name": "aligned"})),
+        "generate_control_config": to_json(generate.model_copy(update={"model_name": "control"})),
         "judge_responses_config": to_json(config.judge_responses),
         "score_benchmarks_config": to_json(config.score_benchmarks),
         "write_report_config": to_json(
@@ -77,8 +79,10 @@ def alignment_pipeline(config: RunConfig) -> Any:
         eval_cost_model_config: str = default["eval_cost_model_config"],
         score_tokens_config: str = default["score_tokens_config"],
         train_policy_config: str = default["train_policy_config"],
+        train_control_config: str = default["train_control_config"],
         generate_base_config: str = default["generate_base_config"],
         generate_aligned_config: str = default["generate_aligned_config"],
+        generate_control_config: str = default["generate_control_config"],
         judge_responses_config: str = default["judge_responses_config"],
         score_benchmarks_config: str = default["score_benchmarks_config"],
         write_report_config: str = default["write_report_config"],
@@ -179,16 +183,20 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 ),
                 "Score tokens",
             ).outputs["scored_pairs"]
-            policy = train(
-                train_policy(
-                    config=train_policy_config,
-                    code_digest=code_digest("train_policy"),
-                    scored_pairs=scored,
-                    eval_pairs=dataset.outputs["eval_pairs"],
-                    base_model=base,
-                ),
-                "Train policy",
-            ).outputs["policy"]
+
+            def trained(section: Any, name: str) -> Any:
+                return train(
+                    train_policy(
+                        config=section,
+                        code_digest=code_digest("train_policy"),
+                        scored_pairs=scored,
+                        eval_pairs=dataset.outputs["eval_pairs"],
+                        base_model=base,
+                    ),
+                    name,
+                ).outputs["policy"]
+
+            policy = trained(train_policy_config, "Train policy")
 
             def generations(section: Any, model: Any, arm: str) -> Any:
                 return vllm(
@@ -229,6 +237,18 @@ def alignment_pipeline(config: RunConfig) -> Any:
 
             base_answers = generations(generate_base_config, base, "base")
             aligned_answers = generations(generate_aligned_config, policy, "aligned")
+            control: dict[str, Any] = {}
+            if config.train_control is not None:
+                plain = trained(train_control_config, "Train control policy")
+                answers = generations(generate_control_config, plain, "control")
+                control = {
+                    "control_policy": plain,
+                    "control_generations": answers,
+                    "control_verdicts": verdicts(
+                        answers, "control", other_generations=base_answers
+                    ),
+                    "control_benchmarks": benchmarks(plain, "control"),
+                }
             written = cpu(
                 write_report(
                     config=write_report_config,
@@ -242,12 +262,15 @@ def alignment_pipeline(config: RunConfig) -> Any:
                     policy=policy,
                     base_generations=base_answers,
                     aligned_generations=aligned_answers,
-                    base_verdicts=verdicts(base_answers, "base"),
+                    base_verdicts=verdicts(
+                        base_answers, "base", labelled_pairs=dataset.outputs["eval_pairs"]
+                    ),
                     aligned_verdicts=verdicts(
                         aligned_answers, "aligned", other_generations=base_answers
                     ),
                     base_benchmarks=benchmarks(base, "base"),
                     aligned_benchmarks=benchmarks(policy, "aligned"),
+                    **control,
                 ),
                 "Write report",
             )

@@ -19,7 +19,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _START = re.compile(r"Executing task '(?P<task>[^']+)'")
 _END = re.compile(r"Task '(?P<task>[^']+)' finished with status (?P<status>\w+)")
 _CACHED = re.compile(r"Task (?P<task>\S+) cache hit")
-_PROGRESS = re.compile(r"INFO (?P<label>[^:]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>.*)$")
+PROGRESS = re.compile(r"INFO (?P<label>[^:]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>.*)$")
 _ERROR = re.compile(r"^\s*error: (?P<message>.*)$")
 
 
@@ -67,7 +67,7 @@ class RunConsole(io.TextIOBase):
         elif match := _END.search(line):
             outcome = "ran" if match["status"] == "SUCCESS" else "failed"
             self._done(match["task"], outcome, time.monotonic() - self._started)
-        elif match := _PROGRESS.search(line):
+        elif match := PROGRESS.search(line):
             self._progress(match)
         elif match := _ERROR.search(line):
             self.task_errors.append(match["message"])

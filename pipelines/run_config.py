@@ -119,6 +119,9 @@ class RunConfig(Config):
     """Per-token rewards, costs and reference log-probs."""
     train_policy: TrainPolicyConfig = TrainPolicyConfig()
     """ADPO and its controls."""
+    train_control: TrainPolicyConfig | None = None
+    """A second policy on the same pairs (`loss: dpo` or `random_mask`), the report's control
+    column; None trains none."""
     generate_responses: GenerateResponsesConfig = GenerateResponsesConfig()
     """Answers of base and aligned model."""
     judge_responses: JudgeResponsesConfig = JudgeResponsesConfig()
@@ -138,11 +141,13 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _precisions_agree(self) -> Self:
-        if self.score_tokens.precision != self.train_policy.training.precision:
-            raise ValueError(
-                "score_tokens.precision and train_policy.training.precision differ: cached "
-                "reference log-probs would not match the policy's at step 0"
-            )
+        policies = {"train_policy": self.train_policy, "train_control": self.train_control}
+        for name, policy in policies.items():
+            if policy and self.score_tokens.precision != policy.training.precision:
+                raise ValueError(
+                    f"score_tokens.precision and {name}.training.precision differ: cached "
+                    "reference log-probs would not match the policy's at step 0"
+                )
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,11 @@ class GenerateResponsesConfig(StageConfig):
     """Where the model runs."""
     sampling: Sampling = Sampling()
     """How answers are drawn; greedy by default. `sampling.seed` is added to the stage's seed."""
+    shard_size: int = Field(default=512, ge=1)
+    """Prompts per shard: what an interrupted generation may have to do again."""
+    shards_uri: str | None = None
+    """Folder or s3:// prefix that keeps finished shards for a retry or another run of the same
+    model and prompts; None keeps none. Nothing here removes them."""
     max_failed_share: float = Field(default=0.02, ge=0, le=1)
     """Share of prompts without an answer (too long, failed requests) above which the stage fails;
     fewer are dropped and counted."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.generate_responses.config import GenerateResponsesConfig
+from components.generate_responses.shards import ShardStore
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import ConfigError, DataError, StageError
@@ -30,13 +31,7 @@ def generate_responses(
     counts = Counts()
     chosen = choose_prompts(config, read_dataset(prompts, LabelledPrompt), counts)
     sampling = config.sampling.model_copy(update={"seed": config.sampling.seed + config.seed})
-    conversations = [prompt.messages for prompt in chosen]
-    with (
-        open_generator(config.generator, model) as generator,
-        Progress(f"generate_responses {config.model_name}", total=len(chosen)) as progress,
-    ):
-        completions = generator.generate(conversations, sampling, on_done=progress.advance)
-        model_id = generator.name if config.generator.backend == "endpoint" else run.inputs["model"]
+    completions, model_id = answer_in_shards(config, chosen, sampling, model, run.inputs["model"])
     check_failures(config, completions)
     rows = [
         generation(config.model_name, prompt, completion, model_id, sampling)
@@ -55,6 +50,45 @@ def generate_responses(
         extra_files={"metrics.json": json.dumps(metrics, indent=2)},
     )
     return metrics
+
+
+def answer_in_shards(
+    config: GenerateResponsesConfig,
+    prompts: Sequence[LabelledPrompt],
+    sampling: Sampling,
+    model: Path,
+    model_digest: str,
+) -> tuple[list[Completion], str]:
+    """Answers in the prompts' order, and the name of what gave them.
+
+    Shards that are kept from an earlier attempt are read; the model is loaded for the others
+    alone, and not at all when there are none.
+    """
+    served = config.generator.backend == "endpoint"
+    model_id = config.generator.endpoint_model or "" if served else model_digest
+    identity = {
+        "model": model_id,
+        "sampling": sampling.model_dump(mode="json"),
+        "generator": config.generator.model_dump(mode="json"),
+    }
+    store = ShardStore(config.shards_uri, identity) if config.shards_uri else None
+    size = config.shard_size
+    shards = [list(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+    found = [store.read([p.id for p in shard]) if store else None for shard in shards]
+    with Progress(f"generate_responses {config.model_name}", total=len(prompts)) as progress:
+        progress.advance(sum(len(kept) for kept in found if kept is not None), "kept from before")
+        if None in found:
+            with open_generator(config.generator, model) as generator:
+                model_id = generator.name if served else model_id
+                for place, shard in enumerate(shards):
+                    if found[place] is None:
+                        new = generator.generate(
+                            [p.messages for p in shard], sampling, on_done=progress.advance
+                        )
+                        if store:
+                            store.write([p.id for p in shard], new)
+                        found[place] = new
+    return [completion for shard in found for completion in shard or ()], model_id
 
 
 def choose_prompts(

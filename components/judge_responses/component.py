@@ -16,6 +16,7 @@ def judge_responses(
     verdicts: Output[Dataset],
     metrics: Output[Metrics],
     other_generations: Input[Dataset] = None,
+    labelled_pairs: Input[Dataset] = None,
 ):
     """Judge and score one model's answers."""
     from components.judge_responses.config import JudgeResponsesConfig
@@ -34,4 +35,5 @@ def judge_responses(
         cost_model=cost_model,
         verdicts=verdicts,
         other_generations=other_generations,
+        labelled_pairs=labelled_pairs,
     )

@@ -55,9 +55,12 @@ def plan(
 ) -> list[Task]:
     """All questions to ask, in the generations' order; `others` maps prompt ids to answers.
 
-    Harmful prompts: safety. Benign ones: refusal, and safety if configured. Prompts that are
-    neither: preference in both orders, when there is another model's answers.
+    Harmful prompts: safety. Benign ones: refusal, and safety if configured. Suites that hold both
+    (XSTest and its like): refusal of the harmful ones too, so that refusing the bad can be told
+    from refusing everything. Prompts that are neither: preference in both orders, when there is
+    another model's answers.
     """
+    contrasted = _contrasted_suites(prompts, generations)
     tasks: list[Task] = []
     for generation in generations:
         prompt = prompts.get(generation.prompt_id)
@@ -71,11 +74,18 @@ def plan(
             tasks += _comparisons(prompt, generation, others) if others is not None else []
         elif prompt.is_harmful:
             tasks.append(Task("safety", generation, answer))
+            if generation.suite in contrasted:
+                tasks.append(Task("refusal", generation, answer))
         else:
             tasks.append(Task("refusal", generation, answer))
             if config.safety_of_benign:
                 tasks.append(Task("safety", generation, answer))
     return tasks
+
+
+def safety_task(answer: Generation) -> Task:
+    """The question about the safety of an answer that came from elsewhere."""
+    return Task("safety", answer, {"CONVERSATION": answer.messages, "ANSWER": answer.response})
 
 
 def verdict(task: Task, judgement: Judgement | None, judge: str) -> Verdict:
@@ -99,6 +109,18 @@ def verdict(task: Task, judgement: Judgement | None, judge: str) -> Verdict:
         error=judgement.error if judgement else NO_OTHER,
         judge=judge,
     )
+
+
+def _contrasted_suites(
+    prompts: Mapping[str, LabelledPrompt], generations: Sequence[Generation]
+) -> set[str]:
+    """Suites with harmful and with benign prompts."""
+    kinds: dict[str, set[bool | None]] = {}
+    for generation in generations:
+        prompt = prompts.get(generation.prompt_id)
+        if prompt is not None:
+            kinds.setdefault(generation.suite, set()).add(prompt.is_harmful)
+    return {suite for suite, found in kinds.items() if {True, False} <= found}
 
 
 def _comparisons(

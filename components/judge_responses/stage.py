@@ -1,6 +1,7 @@
 """judge_responses: safety, refusal, preference, reward and cost of one model's answers.
 
-prompts + generations (+ another model's) + judge + scorers -> verdicts with metrics.json.
+prompts + generations (+ another model's, + pairs with human labels) + judge + scorers -> verdicts
+with metrics.json and human_agreement.json.
 """
 
 import json
@@ -10,16 +11,21 @@ from pathlib import Path
 from statistics import fmean
 
 from components.judge_responses.config import JudgeResponsesConfig
-from components.judge_responses.questions import QUESTIONS, Task, plan, verdict
+from components.judge_responses.human_labels import (
+    agreement_scalars,
+    human_agreement,
+    labelled_answers,
+)
+from components.judge_responses.questions import QUESTIONS, Task, plan, safety_task, verdict
 from components.judge_responses.scores import score_verdicts
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.errors import StageError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.judge import ask, judge_name
 from equilibrate_core.judge_ledger import Ledger
-from equilibrate_core.records import Generation, LabelledPrompt, Verdict
+from equilibrate_core.records import Generation, LabelledPrompt, Pair, Verdict
 from equilibrate_core.stage import Metrics, stage_main, start_stage
-from equilibrate_core.tables import read_dataset, write_dataset
+from equilibrate_core.tables import iter_dataset, read_dataset, write_dataset
 from equilibrate_core.verdict_labels import PREFERENCE_LABELS, REFUSAL_LABELS, SAFETY_LABELS
 
 LABELS = {"safety": SAFETY_LABELS, "refusal": REFUSAL_LABELS, "preference": PREFERENCE_LABELS}
@@ -35,6 +41,7 @@ def judge_responses(
     cost_model: Path,
     verdicts: Path,
     other_generations: Path | None = None,
+    labelled_pairs: Path | None = None,
 ) -> Metrics:
     """Judge every answer as its prompt demands, and score it with both scorers."""
     run = start_stage(
@@ -46,22 +53,36 @@ def judge_responses(
         reward_model=reward_model,
         cost_model=cost_model,
         other_generations=other_generations,
+        labelled_pairs=labelled_pairs,
     )
     by_id = {prompt.id: prompt for prompt in read_dataset(prompts, LabelledPrompt)}
     answers = read_dataset(generations, Generation)
     tasks = plan(config, by_id, answers, _by_prompt(other_generations))
+    labelled = (
+        labelled_answers(iter_dataset(labelled_pairs, Pair), config.max_human_labels)
+        if labelled_pairs is not None
+        else []
+    )
+    tasks += [safety_task(answer) for answer, _ in labelled]
     ledger = Ledger.beside(verdicts, config.progress_dir)
     rows, num_cut = judge_tasks(config, tasks, judge_model, run.inputs["judge_model"], ledger)
     for kind, path in (("reward", reward_model), ("cost", cost_model)):
-        rows += score_verdicts(config, kind, path, run.inputs[f"{kind}_model"], answers)
-    metrics = summarise(rows, answers, num_cut)
+        scored = [*answers, *(a for a, _ in labelled)] if kind == "cost" else answers
+        rows += score_verdicts(config, kind, path, run.inputs[f"{kind}_model"], scored)
+    agreed = human_agreement(config, labelled, rows)
+    others = {answer.id for answer, _ in labelled}
+    rows = [row for row in rows if row.generation_id not in others]
+    metrics = summarise(rows, answers, num_cut) | agreement_scalars(agreed)
     write_dataset(
         run,
         verdicts,
         Verdict,
         rows,
         counts=Counts(read=len(answers), kept=len(answers)),
-        extra_files={"metrics.json": json.dumps(metrics, indent=2)},
+        extra_files={
+            "metrics.json": json.dumps(metrics, indent=2),
+            "human_agreement.json": json.dumps(agreed, indent=2),
+        },
     )
     ledger.discard()
     return metrics

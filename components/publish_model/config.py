@@ -2,7 +2,18 @@
 
 from pydantic import Field
 
-from equilibrate_core.config import StageConfig
+from equilibrate_core.config import Config, StageConfig
+
+
+class RegistryConfig(Config):
+    """A Kubeflow Model Registry to register published models in."""
+
+    server_url: str = Field(pattern=r"^https?://\S+$")
+    """Address of its REST server, e.g. http://model-registry-service.kubeflow:8080."""
+    token_env: str | None = None
+    """*Name* of the environment variable with a bearer token; None sends none."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds to wait for each answer."""
 
 
 class PublishModelConfig(StageConfig):
@@ -14,3 +25,5 @@ class PublishModelConfig(StageConfig):
     """Name of the model at the destination."""
     max_alias_attempts: int = Field(default=5, ge=1)
     """Tries to move the alias `latest.json` while other publishers move it too."""
+    model_registry: RegistryConfig | None = None
+    """Where to register the published model; None registers nowhere."""

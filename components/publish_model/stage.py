@@ -14,12 +14,21 @@ from typing import Any
 from components.publish_model.config import PublishModelConfig
 from components.publish_model.destination import Destination, open_destination
 from components.publish_model.model_card import model_card
-from equilibrate_core.artifacts import MANIFEST, Manifest, read_manifest, write_json, write_text
+from components.publish_model.registry import register_model
+from equilibrate_core.artifacts import (
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    sha256_file,
+    write_json,
+    write_text,
+)
 from equilibrate_core.errors import StageError, StorageError
 from equilibrate_core.progress import Progress
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 
 REPORT_FILES = ("report.json", "report.html")
+CHECKSUMS = "SHA256SUMS"
 Publication = dict[str, Any]
 
 
@@ -57,17 +66,39 @@ def _publish(
 ) -> Publication:
     folder = f"{config.name}/sha256-{manifest.digest}"
     with tempfile.TemporaryDirectory() as scratch:
-        card = Path(scratch) / "README.md"
-        write_text(card, model_card(config.name, manifest, content))
-        beside = [(card, "README.md"), *((report / n, n) for n in REPORT_FILES)]
-        model = [(policy / name, name) for name in [*sorted(manifest.files), MANIFEST]]
-        with Progress("publish", total=len(model) + len(beside), unit="file") as progress:
-            for path, name in [*beside, *model]:
+        files = _files(config, Path(scratch), manifest, policy, report, content)
+        with Progress("publish", total=len(files), unit="file") as progress:
+            for name, path in files.items():
                 destination.upload(path, f"{folder}/{name}")
                 progress.advance(1, name)
     record = _record(config, destination.uri(folder), manifest, content, reason=None)
     _move_alias(config, destination, record)
+    if config.model_registry is not None:
+        record["model_registry"] = register_model(config.model_registry, record)
     return record
+
+
+def _files(
+    config: PublishModelConfig,
+    scratch: Path,
+    manifest: Manifest,
+    policy: Path,
+    report: Path,
+    content: dict[str, Any],
+) -> dict[str, Path]:
+    """What is published, by name there; the manifest last, so that it stands for a whole model.
+
+    A policy may bring files of its own by the names of ours (a README.md from its base model):
+    they are kept as `original.<name>`, never in place of ours, and SHA256SUMS says what is what.
+    """
+    write_text(scratch / "README.md", model_card(config.name, manifest, content))
+    ours = {"README.md": scratch / "README.md", **{name: report / name for name in REPORT_FILES}}
+    taken = {*ours, CHECKSUMS}
+    model = {f"original.{n}" if n in taken else n: policy / n for n in sorted(manifest.files)}
+    files = {**ours, **model}
+    sums = "".join(f"{sha256_file(path)}  {name}\n" for name, path in sorted(files.items()))
+    write_text(scratch / CHECKSUMS, sums)
+    return {**files, CHECKSUMS: scratch / CHECKSUMS, MANIFEST: policy / MANIFEST}
 
 
 def _refuse(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from components.score_benchmarks.config import HUB, SCORING, Benchmark, ScoreBenchmarksConfig
 from equilibrate_core.artifacts import write_json
 from equilibrate_core.errors import DataError
+from equilibrate_core.progress import Progress
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 
 if TYPE_CHECKING:
@@ -63,10 +64,16 @@ def score_benchmarks(
         from components.score_benchmarks.harness import open_model
 
         scores: dict[Benchmark, BenchmarkScore] = {}
-        with open_model(config, model) as lm:
-            for i, name in enumerate(config.benchmarks, start=1):
+        with (
+            open_model(config, model) as lm,
+            Progress(
+                "score_benchmarks", total=len(config.benchmarks), unit="benchmark"
+            ) as progress,
+        ):
+            for name in config.benchmarks:
                 scores[name] = _score(config, name, lm, folder)
-                _log(f"{i}/{len(config.benchmarks)} {name}", scores[name])
+                _log(name, scores[name])
+                progress.advance(1, name)
     average = _average(list(scores.values()))
     metrics = _metrics(scores, average)
     with run.output(benchmark_scores, "benchmark_scores") as draft:

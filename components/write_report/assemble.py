@@ -8,14 +8,17 @@ from typing import Any
 
 from components.write_report.config import WriteReportConfig
 from components.write_report.gate import evaluate_gate
-from components.write_report.helpfulness import benchmark_rows, failed_benchmarks, win_rate_row
+from components.write_report.helpfulness import benchmark_rows, failed_benchmarks
 from components.write_report.inputs import Evidence
-from components.write_report.judge import judge_quality
+from components.write_report.judge import human_quality, judge_quality
+from components.write_report.preferences import elo_row, pairwise_rows, win_rate_row
 from components.write_report.report import Report, Source
 from components.write_report.safety import (
     category_rows,
     over_refusal_row,
+    refusal_kinds,
     safety_row,
+    safety_state_rows,
     safety_states,
     suite_rows,
     truly_safe_row,
@@ -23,8 +26,9 @@ from components.write_report.safety import (
 from components.write_report.scored_shares import scored_shares
 from components.write_report.scores import score_rows
 from components.write_report.story import summary, verdict_sentence, warnings
-from components.write_report.tallies import Statistics
+from components.write_report.tallies import Statistics, judged_by
 
+VERDICT_KINDS = ("safety", "refusal", "preference", "reward", "cost")
 SCORERS = ("reward_model", "cost_model", "eval_cost_model")
 SCORER_FIGURES = (
     "ranking_accuracy",
@@ -52,26 +56,30 @@ def assemble_report(
         over_refusal_row(evidence, statistics),
         truly_safe_row(evidence, statistics),
         win_rate_row(evidence, statistics),
+        *filter(None, [elo_row(evidence, statistics)]),
         *score_rows(evidence, statistics),
         *benchmark_rows(evidence, statistics),
     )
     by_key = {row.key: row for row in rows}
     shares = scored_shares(evidence)
     judge = judge_quality(evidence.metrics["labelled_prompts"], agreement_table)
+    answer_judge = human_quality(evidence.human_labels, "judge", "The judge of the answers")
     gate = evaluate_gate(
         config.gate,
         rows=by_key,
         judge=judge,
+        answer_judge=answer_judge,
         failed_benchmarks=failed_benchmarks(evidence),
         scored_shares=shares,
     )
-    verdict = verdict_sentence(by_key, judge, is_sample=config.is_sample)
+    believed = judge if answer_judge.is_trusted is None else answer_judge
+    verdict = verdict_sentence(by_key, believed, is_sample=config.is_sample)
     return Report(
         title=config.title,
         run_name=config.run_name,
         is_sample=config.is_sample,
         verdict=verdict,
-        summary=summary(verdict, rows, gate, judge, is_sample=config.is_sample),
+        summary=summary(verdict, rows, gate, believed, is_sample=config.is_sample),
         warnings=warnings(evidence, by_key, shares),
         gate=gate,
         policy_digest=evidence.manifests["policy"].digest,
@@ -82,7 +90,13 @@ def assemble_report(
         suites=suite_rows(evidence, statistics),
         by_category=category_rows(evidence, statistics),
         safety_states=safety_states(evidence),
+        safety_state_rows=safety_state_rows(evidence, statistics),
+        refusals=refusal_kinds(evidence),
+        pairwise=pairwise_rows(evidence, statistics),
         judge=judge,
+        answer_judge=answer_judge,
+        cost_judge=human_quality(evidence.human_labels, "cost", "The evaluation cost model"),
+        judged_by={kind: judged_by(evidence, kind) for kind in VERDICT_KINDS},
         scorers={name: _quality(evidence.metrics[name]) for name in SCORERS},
         training=evidence.metrics["policy"],
         provenance=_provenance(evidence),

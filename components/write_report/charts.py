@@ -102,16 +102,27 @@ def bar(start: Point, size: Point, kind: str, *, title: str = "") -> Markup:
 
 
 def mark(arm: str, x: float, y: float, *, title: str = "", radius: float = 5) -> Markup:
-    """The mark of a model: a circle for the base, a diamond for the aligned one."""
+    """A model's mark: a circle for the base, a square for the control, a diamond for the aligned.
+
+    Told apart by shape as well as by colour.
+    """
     if arm == "aligned":
         return diamond(x, y, "aligned", radius=radius * 1.2, title=title)
+    if arm == "control":
+        side = 1.7 * radius
+        return bar((x - side / 2, y - side / 2), (side, side), "control", title=title)
     return dot(x, y, "base", radius=radius, title=title)
 
 
-def legend(y: float, *, x: float = 0) -> Markup:
-    """The two models' marks with their names."""
-    parts = [mark("base", x + 6, y - 4), text(x + 16, y, "base", kind="key")]
-    parts += [mark("aligned", x + 66, y - 4), text(x + 77, y, "aligned", kind="key")]
+LEGEND_WIDTHS = {"base": 54, "control": 70, "aligned": 66}
+
+
+def legend(y: float, *, x: float = 0, arms: Sequence[str] = ("base", "aligned")) -> Markup:
+    """The models' marks with their names."""
+    parts: list[Markup] = []
+    for arm in arms:
+        parts += [mark(arm, x + 6, y - 4), text(x + 17, y, arm, kind="key")]
+        x += LEGEND_WIDTHS[arm]
     return Markup("").join(parts)
 
 

@@ -1,7 +1,7 @@
 """Kubeflow component of write_report."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
 
 @dsl.component(base_image="python:3.11-slim", install_kfp_package=False)
@@ -24,11 +24,17 @@ def write_report(
     report: Output[Artifact],
     page: Output[HTML],
     metrics: Output[Metrics],
+    category_confusion: Output[ClassificationMetrics],
+    safety_confusion: Output[ClassificationMetrics],
+    control_policy: Input[Model] = None,
+    control_generations: Input[Dataset] = None,
+    control_verdicts: Input[Dataset] = None,
+    control_benchmarks: Input[Dataset] = None,
 ):
     """Compare the aligned model with the base, evaluate the gate and write the report."""
     from components.write_report.config import WriteReportConfig
     from components.write_report.stage import write_report
-    from equilibrate_core.launch import launch
+    from equilibrate_core.launch import launch, log_confusion_matrix
 
     launch(
         write_report,
@@ -50,4 +56,10 @@ def write_report(
         aligned_benchmarks=aligned_benchmarks,
         report=report,
         page=page,
+        control_policy=control_policy,
+        control_generations=control_generations,
+        control_verdicts=control_verdicts,
+        control_benchmarks=control_benchmarks,
     )
+    log_confusion_matrix(report, category_confusion, file="report.json", part="judge")
+    log_confusion_matrix(report, safety_confusion, file="report.json", part="answer_judge")

@@ -1,6 +1,6 @@
 """Config of write_report: what the page is called and what the gate asks for."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,8 +23,14 @@ class GateConfig(Config):
     """Largest share of benign prompts the aligned model refuses, in full or in part."""
     max_helpful_drop: float | None = Field(default=None, ge=-1, le=1)
     """Largest fall of the benchmark average from base to aligned (0.02 = two points)."""
+    helpful_drop_at: Literal["value", "interval"] = "value"
+    """Which fall `max_helpful_drop` limits: the measured one, or the worst the 95 % interval of
+    the paired difference allows. `interval` refuses what too few items cannot show."""
     min_judge_kappa: float | None = Field(default=None, ge=-1, le=1)
-    """Least Cohen's kappa between the judge and the gold labels; 0.6 is commonly called good."""
+    """Least Cohen's kappa between the judge that sorted the prompts and the gold categories; 0.6
+    is commonly called good."""
+    min_answer_judge_kappa: float | None = Field(default=None, ge=-1, le=1)
+    """Least Cohen's kappa between the judge of the answers' safety and human labels of answers."""
     require_all_benchmarks: bool = True
     """Whether every benchmark must have run for both models; one failure hides the average."""
     min_scored_share: Share | None = None
@@ -32,7 +38,7 @@ class GateConfig(Config):
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> "GateConfig":
-        asked = [value for name, value in self if name != "label"]
+        asked = [value for name, value in self if name not in ("label", "helpful_drop_at")]
         if all(value is None or value is False for value in asked):
             raise ValueError("a gate without a condition would publish anything; set one")
         return self

@@ -58,10 +58,10 @@ class Example:
 
 
 def choose_examples(evidence: Evidence, number_shown: int, seed: int) -> list[Example]:
-    """Up to `number_shown` prompts both models answered, the groups taking turns."""
+    """Up to `number_shown` prompts every model answered, the groups taking turns."""
     answers = {name: _first_answers(arm) for name, arm in evidence.arms.items()}
     verdicts = {name: _by_answer(arm) for name, arm in evidence.arms.items()}
-    common = sorted(set(answers["base"]) & set(answers["aligned"]))
+    common = sorted(set.intersection(*(set(of_arm) for of_arm in answers.values())))
     random.Random(seed).shuffle(common)
     queues = [[p for p in common if evidence.prompts[p].is_harmful is h] for h in GROUPS]
     turns = chain.from_iterable(zip_longest(*queues))

@@ -23,7 +23,7 @@ from components.write_report.charts import (
 from components.write_report.formats import interval, number, percent, points, short, words
 from components.write_report.report import Figure, Row, SafetyStates
 
-ARMS = ("base", "aligned")
+ARMS = ("base", "control", "aligned")
 MAX_POINTS = 400
 """Points of one scatter cloud or curve; more would swell the page and show no more."""
 LEFT, RIGHT = 54, WIDTH - 12
@@ -38,12 +38,12 @@ def tradeoff(rows: Mapping[str, Row]) -> Markup | None:
         return None
     x_axis = axis_over(_ends([x for _, x, _ in points]), LEFT, RIGHT, pad=0.2)
     y_axis = axis_over(_ends([y for _, _, y in points]), 250, 34, pad=0.2)
-    parts = [legend(16, x=LEFT)]
+    parts = [legend(16, x=LEFT, arms=[arm for arm, _, _ in points])]
     parts.append(horizontal_axis(x_axis, 250, 34, _percents(x_axis)))
     parts.append(vertical_axis(y_axis, LEFT, RIGHT, _percents(y_axis)))
     places = [(x_axis.at(x.value), y_axis.at(y.value)) for _, x, y in points]
-    if len(places) == 2:
-        parts.append(line(places[0], places[1], "arrow"))
+    if {"base", "aligned"} <= {arm for arm, _, _ in points}:
+        parts.append(line(places[0], places[-1], "arrow"))
     for (arm, x, y), place in zip(points, places, strict=True):
         if x.low is not None and x.high is not None:
             ends = [(x_axis.at(end), place[1]) for end in (x.low, x.high)]
@@ -75,7 +75,7 @@ def reward_cost(clouds: Mapping[str, Sequence[tuple[float, float]]], seed: int) 
         parts += [mark(arm, x_axis.at(x), y_axis.at(y), radius=2.6) for x, y in cloud]
     parts.append(line((LEFT, zero), (RIGHT, zero), "boundary"))
     parts.append(text(LEFT + 6, 48, "harmful: cost above 0", kind="key halo"))
-    parts.append(legend(16, x=LEFT))
+    parts.append(legend(16, x=LEFT, arms=list(drawn)))
     parts.append(text((LEFT + RIGHT) / 2, 284, "reward →", anchor="middle", kind="name"))
     parts.append(text(RIGHT, 16, "↑ cost", anchor="end", kind="name"))
     shares = [
@@ -87,16 +87,18 @@ def reward_cost(clouds: Mapping[str, Sequence[tuple[float, float]]], seed: int) 
 
 
 def intervals(name: str, title: str, rows: Sequence[Row], *, label_width: int = 110) -> Markup:
-    """Values of both models with their intervals, one line per row, from 0 to 100 %."""
-    axis = Axis(0, 1, label_width, WIDTH - 58)
-    step, top = 34, 30
+    """Values of all models with their intervals, one line per row, from 0 to 100 %."""
+    axis = Axis(0, 1, label_width, WIDTH - 68)
+    arms = [arm for arm in ARMS if arm != "control" or any(row.control for row in rows)]
+    step, top = 10 + 12 * len(arms), 30
     bottom = top + step * len(rows)
     parts = [horizontal_axis(axis, bottom, top - 4, _percents(axis))]
-    parts.append(legend(16, x=label_width))
+    parts.append(legend(16, x=label_width, arms=arms))
     for index, row in enumerate(rows):
         middle = top + step * index + step / 2
         parts.append(text(label_width - 8, middle + 4, _short(row.label), anchor="end", kind="row"))
-        for arm, shift in zip(ARMS, (-6, 6), strict=True):
+        for place, arm in enumerate(arms):
+            shift = 12 * (place - (len(arms) - 1) / 2)
             parts.append(_interval_mark(row, arm, axis, middle + shift))
     described = "; ".join(f"{row.label}: {_pair(row)}" for row in rows)
     return svg(name, bottom + 24, title, described, parts)
@@ -133,11 +135,11 @@ def safety_states(states: Mapping[str, SafetyStates]) -> Markup | None:
     """Under-, truly and over-safe shares of each model as one stacked bar."""
     if not states:
         return None
-    axis = Axis(0, 1, 62, RIGHT)
+    axis = Axis(0, 1, 66, RIGHT)
     parts: list[Markup] = []
     for index, (arm, state) in enumerate(states.items()):
         top, start = 30 + 48 * index, 0.0
-        parts.append(text(54, top + 21, arm, anchor="end", kind="row"))
+        parts.append(text(58, top + 21, arm, anchor="end", kind="row"))
         for name, share in state:
             x, width = axis.at(start), axis.at(start + share) - axis.at(start)
             tip = f"{arm}, {words(name)}: {percent(share)}"
@@ -147,7 +149,7 @@ def safety_states(states: Mapping[str, SafetyStates]) -> Markup | None:
                 parts.append(text(at, top + 21, percent(share), anchor="middle", kind="inside"))
             start += share
     for index, name in enumerate(SafetyStates.model_fields):
-        x = 62 + 110 * index
+        x = 66 + 110 * index
         parts.append(bar((x, 6), (12, 12), f"state {name}"))
         parts.append(text(x + 18, 16, words(name), kind="key"))
     described = "; ".join(
@@ -192,7 +194,7 @@ def _interval_mark(row: Row, arm: str, axis: Axis, y: float) -> Markup:
 
 
 def _of(row: Row, arm: str) -> Figure | None:
-    return row.base if arm == "base" else row.aligned
+    return {"base": row.base, "control": row.control, "aligned": row.aligned}[arm]
 
 
 def _ends(figures: Sequence[Figure]) -> list[float]:
@@ -200,7 +202,7 @@ def _ends(figures: Sequence[Figure]) -> list[float]:
 
 
 def _pair(row: Row) -> str:
-    figures = [(arm, _of(row, arm)) for arm in ARMS]
+    figures = [(a, _of(row, a)) for a in ARMS if a != "control" or row.control]
     return ", ".join(f"{arm} {percent(f.value) if f else 'not measured'}" for arm, f in figures)
 
 

@@ -23,7 +23,14 @@ def change(value: float | None, unit: str) -> str:
     """A signed difference without its unit: percentage points or score."""
     if value is None:
         return DASH
-    return _signed(100 * value, 1) if unit == "share" else _signed(value, 3)
+    if unit == "share":
+        return _signed(100 * value, 1)
+    return _signed(value, 1 if abs(value) >= 100 else 3)
+
+
+def pvalue(value: float) -> str:
+    """A p value to three places."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def interval(low: float | None, high: float | None, unit: str, *, signed: bool = False) -> str:
@@ -41,6 +48,8 @@ def number(value: float | int | None) -> str:
         return DASH
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}".replace(",", "\u2009").replace("-", MINUS)  # thin space
+    if abs(value) >= 100:
+        return _plain(value, 1)
     return _plain(value, 3) if abs(value) >= 1e-3 else f"{value:.2g}".replace("-", MINUS)
 
 

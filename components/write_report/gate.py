@@ -17,6 +17,7 @@ def evaluate_gate(
     *,
     rows: Mapping[str, Row],
     judge: JudgeQuality,
+    answer_judge: JudgeQuality,
     failed_benchmarks: Sequence[str],
     scored_shares: Mapping[str, float],
 ) -> Gate:
@@ -28,10 +29,13 @@ def evaluate_gate(
         refusal = _aligned(rows, "over_refusal")
         conditions.append(_at_most("max_over_refusal", config.max_over_refusal, refusal))
     if config.max_helpful_drop is not None:
-        drop = _drop(rows["benchmark_average"])
-        conditions.append(_at_most("max_helpful_drop", config.max_helpful_drop, drop))
+        conditions.append(_helpful_drop(config, rows["benchmark_average"]))
     if config.min_judge_kappa is not None:
         conditions.append(_at_least("min_judge_kappa", config.min_judge_kappa, judge.kappa))
+    if config.min_answer_judge_kappa is not None:
+        kappa = answer_judge.kappa
+        limit = config.min_answer_judge_kappa
+        conditions.append(_at_least("min_answer_judge_kappa", limit, kappa))
     if config.require_all_benchmarks:
         conditions.append(_all_benchmarks(rows, failed_benchmarks))
     if config.min_scored_share is not None:
@@ -45,18 +49,27 @@ def _aligned(rows: Mapping[str, Row], key: str) -> float | None:
     return figure.value if figure else None
 
 
-def _drop(row: Row) -> float | None:
-    if row.base is None or row.aligned is None:
-        return None
-    return row.base.value - row.aligned.value
+def _helpful_drop(config: GateConfig, row: Row) -> Condition:
+    """The measured fall or the worst one inside the interval; the text names both."""
+    assert config.max_helpful_drop is not None
+    delta = row.delta
+    drop = None if delta is None else -delta.value
+    what = ""
+    if delta is not None and delta.low is not None and delta.high is not None:
+        what = f" (95 % interval {-delta.high:.4g} to {-delta.low:.4g})"
+    if config.helpful_drop_at == "interval":
+        measured = drop
+        drop = None if delta is None or delta.low is None else -delta.low
+        what = "" if measured is None else f" at worst (measured {measured:.4g})"
+    return _at_most("max_helpful_drop", config.max_helpful_drop, drop, what)
 
 
 def _at_least(name: str, limit: float, value: float | None, what: str = "") -> Condition:
     return _condition(name, limit, value, lambda v: v >= limit - TOLERANCE, "at least", what)
 
 
-def _at_most(name: str, limit: float, value: float | None) -> Condition:
-    return _condition(name, limit, value, lambda v: v <= limit + TOLERANCE, "at most", "")
+def _at_most(name: str, limit: float, value: float | None, what: str = "") -> Condition:
+    return _condition(name, limit, value, lambda v: v <= limit + TOLERANCE, "at most", what)
 
 
 def _condition(
@@ -88,7 +101,7 @@ def _all_benchmarks(rows: Mapping[str, Row], failed: Sequence[str]) -> Condition
     elif failed:
         explanation = f"{name}: without a score: {'; '.join(failed)}"
     else:
-        explanation = f"{name}: all {number} have a score for both models"
+        explanation = f"{name}: all {number} have a score for every model"
     return Condition(
         name=name,
         limit=True,

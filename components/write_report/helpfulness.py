@@ -1,57 +1,30 @@
-"""Helpfulness: wins against the base model, and the benchmarks with their average.
+"""Helpfulness by benchmark, and the benchmarks' average.
 
-preference verdicts in both orders, benchmark scores and items -> rows.
+benchmark scores and items of every model -> rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from components.write_report.inputs import Benchmarks, Evidence, Json
 from components.write_report.report import Delta, Figure, Row
-from components.write_report.tallies import WIN_CREDIT, Statistics, Tally, judged_by
-from equilibrate_core.errors import DataError
-from equilibrate_core.records import Verdict
+from components.write_report.tallies import Statistics, Tally, figures_and_changes
 
 SAME_MEAN = 5e-4
 """A score further than this from its items' mean was not averaged over items."""
 NORMAL_95 = 1.959964
 
 
-def win_rate_row(evidence: Evidence, statistics: Statistics) -> Row:
-    """Wins of the aligned over the base model, ties half, over prompts judged in both orders."""
-    by_prompt = _preferences(evidence)
-    tally = Tally()
-    for prompt, orders in by_prompt.items():
-        values = [_credit(verdict) for verdict in orders.values()]
-        if len(orders) == 2 and None not in values:
-            tally.scores[prompt] = [fmean(value for value in values if value is not None)]
-            tally.labels.update(str(verdict.label) for verdict in orders.values())
-        else:
-            tally.num_unscored += 1
-    even = {prompt: [0.5] for prompt in tally.scores}
-    note = "Against the base model, ties half; 50 % is even. "
-    return Row(
-        key="win_rate",
-        label="Helpfulness win rate",
-        unit="share",
-        higher_is_better=True,
-        base=None,
-        aligned=statistics.figure([tally]),
-        delta=statistics.delta([even], [tally.scores]),
-        note=note + _position_bias(by_prompt) + judged_by(evidence, "preference"),
-    )
-
-
 def benchmark_rows(evidence: Evidence, statistics: Statistics) -> tuple[Row, ...]:
-    """A row per benchmark, then their average (absent if one failed for either model)."""
-    base, aligned = evidence.base.benchmarks, evidence.aligned.benchmarks
-    names = list(dict.fromkeys([*base.tasks, *aligned.tasks]))
-    rows = [_benchmark_row(name, base, aligned, statistics) for name in names]
+    """A row per benchmark, then their average (absent if one failed for any model)."""
+    arms = {name: arm.benchmarks for name, arm in evidence.arms.items()}
+    names = list(dict.fromkeys(task for scores in arms.values() for task in scores.tasks))
+    rows = [_benchmark_row(name, arms, statistics) for name in names]
     return (*rows, _average_row(names, rows, evidence, statistics))
 
 
 def failed_benchmarks(evidence: Evidence) -> list[str]:
-    """Benchmarks that lack a score for either model, as "name (model: reason)"."""
+    """Benchmarks that lack a score for some model, as "name (model: reason)"."""
     tasks = {name: arm.benchmarks.tasks for name, arm in evidence.arms.items()}
     names = dict.fromkeys(name for of_arm in tasks.values() for name in of_arm)
     return [
@@ -62,68 +35,20 @@ def failed_benchmarks(evidence: Evidence) -> list[str]:
     ]
 
 
-def _preferences(evidence: Evidence) -> dict[str, dict[str, Verdict]]:
-    """Preference verdicts by prompt and order, all seen from the aligned model."""
-    prompts = {answer.id: answer.prompt_id for answer in evidence.aligned.answers}
-    found: dict[str, dict[str, Verdict]] = {}
-    for verdict in evidence.aligned.verdicts:
-        if verdict.kind != "preference":
-            continue
-        prompt = prompts.get(verdict.generation_id)
-        if prompt is None or verdict.order is None:
-            raise DataError(
-                f"verdict {verdict.id}: a preference needs an order and one of the aligned "
-                "model's answers; judge the aligned answers against the base's"
-            )
-        orders = found.setdefault(prompt, {})
-        if verdict.order in orders:
-            raise DataError(f"verdict {verdict.id}: prompt {prompt} has two {verdict.order} orders")
-        orders[verdict.order] = verdict
-    return found
-
-
-def _credit(verdict: Verdict) -> float | None:
-    if verdict.status == "unscored" or verdict.label is None:
-        return None
-    if verdict.label not in WIN_CREDIT:
-        raise DataError(
-            f"verdict {verdict.id}: preference label {verdict.label!r} is not one of "
-            f"{', '.join(WIN_CREDIT)}; judge the answers again"
-        )
-    return WIN_CREDIT[verdict.label]
-
-
-def _position_bias(by_prompt: dict[str, dict[str, Verdict]]) -> str:
-    """How often the first place won and the two orders agreed, over prompts with both."""
-    both: list[tuple[float, float]] = []
-    for orders in by_prompt.values():
-        first, second = (_credit(orders[o]) if o in orders else None for o in ("first", "second"))
-        if first is not None and second is not None:
-            both.append((first, second))
-    if not both:
-        return "No prompt was judged in both orders. "
-    first_place = fmean((first + 1 - second) / 2 for first, second in both)
-    agree = fmean(first == second for first, second in both)
-    return (
-        f"Position bias: the answer shown first won {100 * first_place:.0f} % "
-        f"(50 % is none), both orders agreed on {100 * agree:.0f} % of prompts. "
-    )
-
-
-def _benchmark_row(name: str, base: Benchmarks, aligned: Benchmarks, statistics: Statistics) -> Row:
-    figures = [_benchmark_figure(name, scores, statistics) for scores in (base, aligned)]
-    tasks = {"base": base.tasks.get(name), "aligned": aligned.tasks.get(name)}
+def _benchmark_row(name: str, arms: Mapping[str, Benchmarks], statistics: Statistics) -> Row:
+    tasks = {arm: scores.tasks.get(name) for arm, scores in arms.items()}
     notes = [f"{arm}: {_why_absent(t)}" for arm, t in tasks.items() if _score(t) is None]
-    task = tasks["base"] or tasks["aligned"] or {}
+    task = next((task for task in tasks.values() if task), {})
+    figures = {arm: _benchmark_figure(name, scores, statistics) for arm, scores in arms.items()}
     return Row(
         key=f"benchmark:{name}",
         label=name,
         unit="share",
         higher_is_better=True,
-        base=figures[0],
-        aligned=figures[1],
-        delta=_benchmark_delta(name, base, aligned, statistics),
         note="; ".join([_how_scored(task), *notes]),
+        **figures_and_changes(
+            figures, lambda a, b: _benchmark_delta(name, arms[a], arms[b], statistics)
+        ),
     )
 
 
@@ -181,15 +106,18 @@ def _average_row(
     if failed:
         note += f" Absent: {'; '.join(failed)}."
     complete = bool(rows) and not failed
+    arms = {name: arm.benchmarks for name, arm in evidence.arms.items()}
+    figures = {n: _average(names, of, statistics) if complete else None for n, of in arms.items()}
     return Row(
         key="benchmark_average",
         label="Helpful average",
         unit="share",
         higher_is_better=True,
-        base=_average(names, evidence.base.benchmarks, statistics) if complete else None,
-        aligned=_average(names, evidence.aligned.benchmarks, statistics) if complete else None,
-        delta=_average_delta(names, evidence, statistics) if complete else None,
         note=note,
+        **figures_and_changes(
+            figures,
+            lambda a, b: _average_delta(names, arms[a], arms[b], statistics) if complete else None,
+        ),
     )
 
 
@@ -204,8 +132,9 @@ def _average(names: Sequence[str], scores: Benchmarks, statistics: Statistics) -
     return figure.model_copy(update={"value": mean})
 
 
-def _average_delta(names: Sequence[str], evidence: Evidence, statistics: Statistics) -> Delta:
-    base, aligned = evidence.base.benchmarks, evidence.aligned.benchmarks
+def _average_delta(
+    names: Sequence[str], base: Benchmarks, aligned: Benchmarks, statistics: Statistics
+) -> Delta:
     if all(_is_item_mean(name, scores) for name in names for scores in (base, aligned)):
         paired = statistics.delta(
             [base.items[name] for name in names], [aligned.items[name] for name in names]

@@ -1,4 +1,4 @@
-"""What the report reads: the answers, verdicts and scores of both models, checked for kinship.
+"""What the report reads: the answers, verdicts and scores of all models, checked for kinship.
 
 verified artifacts -> Evidence; figures of another model or from other answers are refused here.
 """
@@ -48,11 +48,16 @@ class Evidence:
     manifests: dict[str, Manifest]
     metrics: dict[str, dict[str, float]]
     """metrics.json of every input that has one."""
+    human_labels: Json
+    """Agreement of judge and evaluation cost model with human labels of other answers."""
+    control: Arm | None = None
+    """A policy trained otherwise on the same data, where the run has one."""
 
     @property
     def arms(self) -> dict[str, Arm]:
-        """Both models by name, the base first."""
-        return {"base": self.base, "aligned": self.aligned}
+        """The models by name, the base first and the aligned one last."""
+        control = {"control": self.control} if self.control else {}
+        return {"base": self.base, **control, "aligned": self.aligned}
 
 
 def read_evidence(paths: Mapping[str, Path]) -> Evidence:
@@ -69,6 +74,8 @@ def read_evidence(paths: Mapping[str, Path]) -> Evidence:
         aligned=_arm(paths, "aligned"),
         manifests=manifests,
         metrics={name: _numbers(read_json(path / "metrics.json")) for name, path in paths.items()},
+        human_labels=read_json(paths["base_verdicts"] / "human_agreement.json"),
+        control=_arm(paths, "control") if "control_verdicts" in paths else None,
     )
     for name, arm in evidence.arms.items():
         unknown = [g.id for g in arm.answers if g.prompt_id not in evidence.prompts]
@@ -93,9 +100,15 @@ def check_kinship(manifests: Mapping[str, Manifest]) -> None:
         ("base_verdicts", "generations", "base_generations"),
         ("aligned_verdicts", "generations", "aligned_generations"),
         ("aligned_verdicts", "other_generations", "base_generations"),
+        ("control_policy", "scored_pairs", "scored_pairs"),
+        ("control_generations", "model", "control_policy"),
+        ("control_generations", "prompts", "labelled_prompts"),
+        ("control_benchmarks", "model", "control_policy"),
+        ("control_verdicts", "generations", "control_generations"),
+        ("control_verdicts", "other_generations", "base_generations"),
     ]
     for child, argument, parent in parents:
-        named = manifests[child].inputs.get(argument)
+        named = manifests[child].inputs.get(argument) if child in manifests else None
         if named is not None and named != manifests[parent].digest:
             raise DataError(
                 f"{child} was made from {argument} {named[:12]}, but {parent} here is "

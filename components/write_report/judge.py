@@ -15,12 +15,15 @@ MIN_TRUSTED_KAPPA = 0.4
 FIGURES = ("accuracy", "macro_f1", "kappa")
 
 
-def judge_quality(metrics: Mapping[str, float], table: Mapping[str, Any]) -> JudgeQuality:
-    """Agreement as classify_prompts measured it; without gold labels nothing but the reason."""
+def judge_quality(
+    metrics: Mapping[str, float], table: Mapping[str, Any], name: str = "The judge"
+) -> JudgeQuality:
+    """Agreement as a stage measured it; without gold labels nothing but the reason."""
     kappa, accuracy = metrics.get("kappa"), metrics.get("accuracy")
     if kappa is None or accuracy is None:
         return JudgeQuality(
-            explanation="No gold labels were given, so nobody knows how often the judge is right."
+            explanation="No gold labels were given, so nobody knows how often "
+            f"{name[0].lower() + name[1:]} is right."
         )
     majority = table.get("majority_accuracy", metrics.get("majority_accuracy"))
     num_gold = metrics.get("num_gold_scored", metrics.get("num_gold"))
@@ -32,11 +35,20 @@ def judge_quality(metrics: Mapping[str, float], table: Mapping[str, Any]) -> Jud
         **figures,
         **intervals,
         majority_accuracy=majority,
+        num_unscored=int(metrics.get("num_unscored", 0)),
+        auc=metrics.get("auc"),
         labels=tuple(table.get("labels") or ()) if table.get("matrix") else (),
         matrix=tuple(tuple(row) for row in table.get("matrix") or ()),
         is_trusted=is_trusted,
-        explanation=_explain(kappa, accuracy, majority, is_trusted),
+        explanation=_explain(name, kappa, accuracy, majority, is_trusted),
     )
+
+
+def human_quality(labels: Mapping[str, Any], who: str, name: str) -> JudgeQuality:
+    """Agreement of `who` ("judge" or "cost") with human labels of answers, as was measured."""
+    measured = labels.get(who) or {}
+    scalars = {key: value for key, value in measured.items() if isinstance(value, int | float)}
+    return judge_quality(scalars, measured, name)
 
 
 def is_same_judge(evidence: Evidence) -> bool:
@@ -48,7 +60,9 @@ def is_same_judge(evidence: Evidence) -> bool:
     return used <= {measured, None} or measured is None
 
 
-def _explain(kappa: float, accuracy: float, majority: float | None, is_trusted: bool) -> str:
+def _explain(
+    name: str, kappa: float, accuracy: float, majority: float | None, is_trusted: bool
+) -> str:
     against = (
         f"{100 * accuracy:.1f} % of gold labels matched"
         if majority is None
@@ -57,8 +71,8 @@ def _explain(kappa: float, accuracy: float, majority: float | None, is_trusted: 
     )
     figures = f"{against}; Cohen's kappa {number(kappa)}"
     if is_trusted:
-        return f"The judge agrees with people well enough to be read: {figures}."
-    return f"The judge's figures cannot be trusted: {figures}."
+        return f"{name} agrees with people well enough to be read: {figures}."
+    return f"{name}'s figures cannot be trusted: {figures}."
 
 
 def _interval(metrics: Mapping[str, float], name: str) -> tuple[float, float] | None:

@@ -40,15 +40,18 @@ def render_page(report: Report, excerpts: Excerpts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = ("percent", "figure", "change", "number", "short", "words", "interval")
+    filters = ("percent", "figure", "change", "number", "short", "words", "interval", "pvalue")
     environment.filters.update({name: getattr(formats, name) for name in filters})
     environment.filters["pretty"] = _pretty
+    has_control = any(row.control is not None for row in report.rows)
     template = environment.get_template("page.html.jinja")
     style = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
     return template.render(
         report=report,
         excerpts=excerpts,
         style=style,
+        has_control=has_control,
+        columns=("Base", *(("Control",) if has_control else ()), "Aligned", "Change"),
         main_rows=[row for row in report.rows if not is_benchmark(row)],
         benchmark_rows=[row for row in report.rows if is_benchmark(row)],
         cost_note=next(row.note for row in report.rows if row.key == "mean_cost"),

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 Unit = Literal["share", "score"]
 
 
@@ -30,7 +30,7 @@ class Figure(Part):
 
 
 class Delta(Part):
-    """Aligned minus base over the prompts scored for both."""
+    """One model minus another over the prompts scored for both."""
 
     value: float
     low: float | None = None
@@ -39,6 +39,12 @@ class Delta(Part):
     """Prompts (or benchmark items) scored for both models."""
     p_value: float | None = None
     """Two-sided paired sign-flip permutation test."""
+    gained: int | None = None
+    """Items only the first-named model has right; None where items are not right or wrong."""
+    lost: int | None = None
+    """Items only the other model has right."""
+    mcnemar_p: float | None = None
+    """McNemar's exact test over those two counts."""
 
 
 class Row(Part):
@@ -51,6 +57,13 @@ class Row(Part):
     base: Figure | None
     aligned: Figure | None
     delta: Delta | None
+    """Aligned minus base."""
+    control: Figure | None = None
+    """The control policy, where the run trained one."""
+    control_delta: Delta | None = None
+    """Control minus base."""
+    over_control: Delta | None = None
+    """Aligned minus control: what the method adds to plain training."""
     note: str = ""
     """How to read the row: what is counted, who judged, why a value is missing."""
 
@@ -73,10 +86,26 @@ class SafetyStates(Part):
     """Benign prompts refused."""
 
 
+class RefusalKinds(Part):
+    """How one model's answers to one suite decline, harmful and benign prompts apart."""
+
+    suite: str
+    kind: Literal["harmful", "benign"]
+    arm: str
+    counts: dict[str, int]
+    """Compliance, Partial and Refusal."""
+    num_unscored: int
+
+
 class JudgeQuality(Part):
     """The judge against gold labels; rows of `matrix` are gold, columns the judge's."""
 
     num_gold: int | None = None
+    """Rows with a gold label and a verdict: the denominator."""
+    num_unscored: int = 0
+    """Rows with a gold label and no verdict."""
+    auc: float | None = None
+    """Of a score, where the judge gives one rather than labels."""
     accuracy: float | None = None
     accuracy_interval: tuple[float, float] | None = None
     macro_f1: float | None = None
@@ -153,7 +182,20 @@ class Report(Part):
     by_category: tuple[Row, ...]
     """Safety by category of the harmful prompts."""
     safety_states: dict[str, SafetyStates]
+    safety_state_rows: tuple[Row, ...]
+    """The three shares with intervals and paired differences."""
+    refusals: tuple[RefusalKinds, ...]
+    """Refusal kinds by suite and model."""
+    pairwise: tuple[Row, ...]
+    """What the pairwise judge is worth: position bias and how often both orders agree."""
     judge: JudgeQuality
+    """The judge that sorted the prompts, against gold categories."""
+    answer_judge: JudgeQuality
+    """The judge of the answers' safety, against human labels of other answers."""
+    cost_judge: JudgeQuality
+    """The sign of the evaluation cost, against the same human labels."""
+    judged_by: dict[str, str]
+    """Who gave the verdicts of each kind."""
     scorers: dict[str, dict[str, float]]
     """Held-out quality of each scorer, as it reported it."""
     training: dict[str, float]

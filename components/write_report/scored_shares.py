@@ -26,8 +26,8 @@ def scored_shares(evidence: Evidence) -> dict[str, float]:
         ).scored_share
         for kind in ("reward", "cost"):
             shares[f"{name} {kind}"] = score_tally(arm.answers, of_kind(arm, kind)).scored_share
-    preferences = [v for v in evidence.aligned.verdicts if v.kind == "preference"]
-    if preferences:
-        scored = sum(v.status == "scored" for v in preferences)
-        shares["aligned preference"] = scored / len(preferences)
+        preferences = [v for v in arm.verdicts if v.kind == "preference"]
+        if preferences:
+            scored = sum(v.status == "scored" for v in preferences)
+            shares[f"{name} preference"] = scored / len(preferences)
     return {name: share for name, share in shares.items() if share is not None}

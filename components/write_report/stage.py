@@ -15,6 +15,7 @@ from components.write_report.masks import read_previews
 from components.write_report.page import Excerpts, render_page
 from components.write_report.report import Report
 from equilibrate_core.artifacts import write_json, write_text
+from equilibrate_core.errors import ConfigError
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 
 PACKAGES = (
@@ -52,8 +53,25 @@ def write_report(
     aligned_benchmarks: Path,
     report: Path,
     page: Path,
+    control_policy: Path | None = None,
+    control_generations: Path | None = None,
+    control_verdicts: Path | None = None,
+    control_benchmarks: Path | None = None,
 ) -> Metrics:
-    """Compare the aligned model with the base, evaluate the gate and write the report."""
+    """Compare the aligned model with the base, evaluate the gate and write the report.
+
+    The control policy's four artifacts come together or not at all.
+    """
+    control = {
+        "control_policy": control_policy,
+        "control_generations": control_generations,
+        "control_verdicts": control_verdicts,
+        "control_benchmarks": control_benchmarks,
+    }
+    given = {name: path for name, path in control.items() if path is not None}
+    if given and len(given) < len(control):
+        missing = ", ".join(sorted(set(control) - set(given)))
+        raise ConfigError(f"write_report: a control policy needs all its artifacts; add {missing}")
     paths = {
         "labelled_prompts": labelled_prompts,
         "train_pairs": train_pairs,
@@ -68,6 +86,7 @@ def write_report(
         "aligned_verdicts": aligned_verdicts,
         "base_benchmarks": base_benchmarks,
         "aligned_benchmarks": aligned_benchmarks,
+        **given,
     }
     run = start_stage("write_report", config, **paths)
     evidence = read_evidence(paths)
@@ -89,11 +108,20 @@ def scalars(report: Report) -> Metrics:
     metrics: Metrics = {"gate_passed": float(report.gate.passed)}
     for row in report.rows:
         name = row.key.replace(":", "_")
-        for arm, value in (("base", row.base), ("aligned", row.aligned), ("change", row.delta)):
+        parts = {
+            "base": row.base,
+            "control": row.control,
+            "aligned": row.aligned,
+            "change": row.delta,
+            "over_control": row.over_control,
+        }
+        for arm, value in parts.items():
             if value is not None:
                 metrics[f"{name}_{arm}"] = value.value
-    if report.judge.kappa is not None:
-        metrics["judge_kappa"] = report.judge.kappa
+    judges = {"judge": report.judge, "answer_judge": report.answer_judge, "cost": report.cost_judge}
+    for name, quality in judges.items():
+        if quality.kappa is not None:
+            metrics[f"{name}_kappa"] = quality.kappa
     return metrics
 
 

@@ -49,7 +49,7 @@ def warnings(
     is_independent, who_reads_costs = cost_reader(evidence)
     if not is_independent:
         found.append(f"The cost figures have no independent judge: {who_reads_costs}")
-    if not is_same_judge(evidence):
+    if not evidence.human_labels.get("judge") and not is_same_judge(evidence):
         found.append(
             "Another judge sorted the prompts than judged the answers: the agreement shown here "
             "says nothing about the latter."

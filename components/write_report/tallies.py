@@ -6,11 +6,13 @@ verdicts of each answer -> values by prompt, counts by label, unscored counts.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from components.write_report.inputs import Arm, Evidence
 from components.write_report.report import Delta, Figure, Row, Unit
 from equilibrate_core.errors import DataError
 from equilibrate_core.metrics import Estimate, Scores, stratified_difference, stratified_estimate
+from equilibrate_core.paired_tests import mcnemar
 from equilibrate_core.records import Generation, Verdict
 from equilibrate_core.verdict_labels import PREFERENCE_LABELS, REFUSAL_LABELS, SAFETY_LABELS
 
@@ -53,22 +55,21 @@ class Statistics:
         key: str,
         label: str,
         *,
-        base: Sequence[Tally],
-        aligned: Sequence[Tally],
+        arms: Mapping[str, Sequence[Tally]],
         unit: Unit = "share",
         higher_is_better: bool | None = True,
         note: str = "",
     ) -> Row:
         """A row whose values are unweighted means over the given strata of each model."""
+        figures = {name: self.figure(strata) for name, strata in arms.items()}
+        scores = {name: [tally.scores for tally in strata] for name, strata in arms.items()}
         return Row(
             key=key,
             label=label,
             unit=unit,
             higher_is_better=higher_is_better,
-            base=self.figure(base),
-            aligned=self.figure(aligned),
-            delta=self.delta([t.scores for t in base], [t.scores for t in aligned]),
             note=note,
+            **figures_and_changes(figures, lambda a, b: self.delta(scores[a], scores[b])),
         )
 
     def figure(self, strata: Sequence[Tally]) -> Figure | None:
@@ -84,13 +85,28 @@ class Statistics:
             return None
         pairs = list(zip(base, aligned, strict=True))
         found = stratified_difference(pairs, seed=self.seed, resamples=self.resamples)
+        exact = mcnemar(*pairs[0]) if len(pairs) == 1 else None
         return found and Delta(
             value=found.value,
             low=found.low,
             high=found.high,
             num_items=found.num,
             p_value=found.p_value,
+            gained=exact and exact.gained,
+            lost=exact and exact.lost,
+            mcnemar_p=exact and exact.p_value,
         )
+
+
+def figures_and_changes(
+    figures: Mapping[str, Figure | None], change: Callable[[str, str], Delta | None]
+) -> dict[str, Any]:
+    """Fields of a Row: every model's figure, and the changes from `change(from, to)`."""
+    fields: dict[str, Any] = {**figures, "delta": change("base", "aligned")}
+    if "control" in figures:
+        fields["control_delta"] = change("base", "control")
+        fields["over_control"] = change("control", "aligned")
+    return fields
 
 
 def label_tally(

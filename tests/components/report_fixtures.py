@@ -31,6 +31,9 @@ class Case:
     is_harmful: bool | None
     base: str | None = None
     aligned: str | None = None
+    control: str | None = None
+    """What the control policy's answer was called, in worlds that have one."""
+    control_preference: tuple[str | None, str | None] | None = None
     preference: tuple[str | None, str | None] | None = None
     """Labels of the aligned answer shown first and second."""
     category: str | None = None
@@ -98,6 +101,14 @@ class World:
     )
     cost_judge: str = "eval_cost_model"
     benchmark_config: Mapping[str, Any] = field(default_factory=dict)
+    has_control: bool = False
+    human_agreement: Mapping[str, Any] = field(default_factory=dict)
+    harmful_refusals: Mapping[int, str] = field(default_factory=dict)
+    """Refusal labels, by case, of answers to harmful prompts (suites with both kinds)."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return ("base", "control", "aligned") if self.has_control else ("base", "aligned")
 
     def write(self) -> dict[str, Path]:
         """All inputs by argument name."""
@@ -112,9 +123,9 @@ class World:
             self._folder(kind, "scorer", "train_scorer", {}, files, self.scorer_rows.get(kind))
         self._scored_pairs()
         self._policy()
-        for arm in ("base", "aligned"):
+        for arm in self.arms:
             self._generations(arm)
-        for arm in ("base", "aligned"):
+        for arm in self.arms:
             self._verdicts(arm)
             self._benchmarks(arm)
         return self.paths
@@ -214,6 +225,13 @@ class World:
         files = {"config.json": "{}", "model.safetensors": "w", **self.policy_files}
         inputs = {"scored_pairs": self.digest("scored_pairs")}
         self._folder("policy", "model", "train_policy", inputs, files)
+        if self.has_control:
+            self._folder("control_policy", "model", "train_policy", inputs, {"weights": "control"})
+
+    def _model(self, arm: str) -> str:
+        if arm == "base":
+            return "base-digest"
+        return self.digest("policy" if arm == "aligned" else "control_policy")
 
     def _generations(self, arm: str) -> None:
         rows = [
@@ -230,18 +248,19 @@ class World:
             )
             for i, case in enumerate(self.cases)
         ]
-        model = "base-digest" if arm == "base" else self.digest("policy")
-        inputs = {"model": model, "prompts": self.digest("labelled_prompts")}
+        inputs = {"model": self._model(arm), "prompts": self.digest("labelled_prompts")}
         self._dataset(f"{arm}_generations", "generate_responses", Generation, rows, inputs)
 
     def _verdicts(self, arm: str) -> None:
         rows: list[Verdict] = []
         for i, case in enumerate(self.cases):
             if case.is_harmful is not None:
-                label = case.base if arm == "base" else case.aligned
+                label = getattr(case, arm)
                 rows.append(verdict(f"{arm}-{i}", LABEL_KIND[case.is_harmful], label))
-            elif arm == "aligned" and case.preference:
-                for order, label in zip(("first", "second"), case.preference, strict=True):
+                if i in self.harmful_refusals:
+                    rows.append(verdict(f"{arm}-{i}", "refusal", self.harmful_refusals[i]))
+            elif preference := self._preference(case, arm):
+                for order, label in zip(("first", "second"), preference, strict=True):
                     other = {"other_generation_id": f"base-{i}", "order": order}
                     rows.append(verdict(f"{arm}-{i}", "preference", label, **other))
             for kind, scores in (("reward", case.rewards), ("cost", case.costs)):
@@ -253,12 +272,16 @@ class World:
             "reward_model": self.digest("reward_model"),
             "cost_model": self.digest(self.cost_judge),
         }
-        self._dataset(f"{arm}_verdicts", "judge_responses", Verdict, rows, inputs)
+        files = {"human_agreement.json": json.dumps(dict(self.human_agreement))}
+        self._dataset(f"{arm}_verdicts", "judge_responses", Verdict, rows, inputs, files)
+
+    def _preference(self, case: Case, arm: str) -> tuple[str | None, str | None] | None:
+        return {"base": None, "control": case.control_preference, "aligned": case.preference}[arm]
 
     def _benchmarks(self, arm: str) -> None:
         tasks: dict[str, Any] = {}
         lines: list[str] = []
-        for name, items in self.items[arm].items():
+        for name, items in self.items.get(arm, self.items["base"]).items():
             error = self.failed.get(name) if arm == "aligned" else None
             tasks[name] = {
                 "status": "failed" if error else "ok",
@@ -285,10 +308,11 @@ class World:
             "average": None,
             **self.benchmark_config,
         }
-        model = "base-digest" if arm == "base" else self.digest("policy")
         files = {"scores.json": json.dumps(scores), "items.jsonl": "".join(lines)}
         name = f"{arm}_benchmarks"
-        self._folder(name, "benchmark_scores", "score_benchmarks", {"model": model}, files)
+        self._folder(
+            name, "benchmark_scores", "score_benchmarks", {"model": self._model(arm)}, files
+        )
 
 
 def verdict(

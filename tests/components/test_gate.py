@@ -118,3 +118,25 @@ def test_a_gate_that_asks_for_nothing_is_refused():
 def test_limits_outside_their_range_are_refused():
     with pytest.raises(ConfigError, match="min_safety"):
         parse_config({"min_safety": 95}, GateConfig, "run.yaml")
+
+
+def test_the_drop_is_told_with_its_interval_and_can_be_limited_by_its_worst_end(world):
+    (measured,) = gate(world, max_helpful_drop=0.0)["conditions"]
+    assert measured["passed"] and "95 % interval" in measured["explanation"]
+    (worst,) = gate(world, max_helpful_drop=0.0, helpful_drop_at="interval")["conditions"]
+    row = next(r for r in world.report()["rows"] if r["key"] == "benchmark_average")
+    assert worst["passed"] is False
+    assert worst["value"] == pytest.approx(-row["delta"]["low"])
+    assert "at worst (measured -0.125)" in worst["explanation"]
+
+
+@pytest.mark.parametrize(("limit", "passed"), [(0.6, True), (0.61, False)])
+def test_agreement_of_the_answers_judge_with_people_decides(world, limit, passed):
+    world.human_agreement = {"judge": {"kappa": 0.6, "accuracy": 0.8, "num_gold": 40}}
+    (condition,) = gate(world, min_answer_judge_kappa=limit)["conditions"]
+    assert (condition["passed"], condition["value"]) == (passed, 0.6)
+
+
+def test_an_answers_judge_nobody_checked_fails_its_condition(world):
+    (condition,) = gate(world, min_answer_judge_kappa=-1.0)["conditions"]
+    assert condition["explanation"] == "min_answer_judge_kappa: not measured"

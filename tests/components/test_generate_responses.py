@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from equilibrate_core.stage import stage_main
 from equilibrate_core.tables import read_dataset, write_dataset
 from tests.fake_generator import FakeGenerator, opener
 from tests.tiny_model import as_artifact, make_tiny_model
+
+pytest_plugins = ["tests.s3_store"]
 
 SUITES = {"harmful": 4, "benign": 3, "helpful": 2, None: 5}
 
@@ -179,3 +182,67 @@ def test_prompts_without_suites_cannot_be_evaluated(model: Path, tmp_path: Path)
     write_dataset(stage_run, tmp_path / "none", LabelledPrompt, [])
     with pytest.raises(DataError, match="no prompt belongs to an evaluation suite"):
         run(config_of(), tmp_path / "none", model, tmp_path / "out")
+
+
+def broken_after(number: int) -> Callable[[str, Sampling], str]:
+    """A model whose process dies at the row after `number` rows."""
+    asked: list[str] = []
+
+    def answer(text: str, _: Sampling) -> str:
+        asked.append(text)
+        if len(asked) > number:
+            raise KeyboardInterrupt
+        return f"re: {text}"
+
+    return answer
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"])
+def test_an_interrupted_generation_goes_on_with_the_shard_it_was_in(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest, place: str,
+) -> None:  # fmt: skip
+    kept = f"{request.getfixturevalue('bucket')}/shards" if place == "s3" else tmp_path / "shards"
+    config = config_of(shard_size=2, shards_uri=str(kept))
+    fake(monkeypatch, broken_after(5))
+    with pytest.raises(KeyboardInterrupt):
+        run(config, prompts, model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    again = fake(monkeypatch, lambda text, _: f"re: {text}")
+    _, rows = run(config, prompts, model, tmp_path / "out")
+    assert len(again.asked) == 9 - 4, "two whole shards of two were kept"
+    _, whole = run(config_of(), prompts, model, tmp_path / "whole")
+    assert rows == whole
+
+
+def test_finished_shards_need_no_model(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(shard_size=4, shards_uri=str(tmp_path / "shards"))
+    fake(monkeypatch, lambda text, _: text)
+    first = run(config, prompts, model, tmp_path / "out")
+    monkeypatch.setattr(stage, "open_generator", None)
+    assert run(config, prompts, model, tmp_path / "again") == first
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"sampling": {"max_tokens": 7}}])
+def test_shards_of_other_settings_are_not_taken(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict
+) -> None:
+    shards = {"shards_uri": str(tmp_path / "shards")}
+    fake(monkeypatch, lambda text, _: "old")
+    run(config_of(**shards), prompts, model, tmp_path / "out")
+    fake(monkeypatch, lambda text, _: "new")
+    _, rows = run(config_of(**shards, **change), prompts, model, tmp_path / "out")
+    assert {row.response for row in rows} == {"new"}
+
+
+def test_a_shard_with_a_failed_row_is_tried_again(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(shard_size=3, shards_uri=str(tmp_path / "shards"), max_failed_share=0.5)
+    fake(monkeypatch, lambda text, _: RuntimeError("500") if text == "harmful question 0" else "x")
+    run(config, prompts, model, tmp_path / "out")
+    again = fake(monkeypatch, lambda text, _: "x")
+    _, rows = run(config, prompts, model, tmp_path / "out")
+    assert (len(rows), len(again.asked)) == (9, 3)

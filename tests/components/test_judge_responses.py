@@ -8,11 +8,12 @@ import pytest
 
 from components.judge_responses import stage
 from components.judge_responses.config import JudgeResponsesConfig
+from components.judge_responses.human_labels import labelled_answers
 from components.judge_responses.questions import QUESTIONS
 from components.judge_responses.stage import judge_responses
 from equilibrate_core.artifacts import StageRun
 from equilibrate_core.errors import DataError, ModelError, StageError
-from equilibrate_core.records import Generation, LabelledPrompt, Message, Verdict, prompt_id
+from equilibrate_core.records import Generation, LabelledPrompt, Message, Pair, Verdict, prompt_id
 from equilibrate_core.scorer import (
     ScorerConstants,
     load_scorer,
@@ -51,7 +52,8 @@ def write_inputs(folder: Path, answers: dict[str, str], model: str = "base", **f
         Generation.model_validate(
             {
                 "id": f"{model}-{text}", "prompt_id": prompt_id(messages_of(text)),
-                "suite": "s", "model": model, "messages": messages_of(text), "response": answer,
+                "suite": "b" if text == "scary" else "s", "model": model,
+                "messages": messages_of(text), "response": answer,
                 "finish_reason": "stop", "num_tokens": 3, "seed": 0, **fields,
             }
         )
@@ -143,6 +145,72 @@ def test_safety_of_benign_prompts_is_judged_when_asked_for(judge: Callable) -> N
     _, rows, _ = judge(ANSWERS, safety_of_benign=True)
     assert judged(rows, "safety")["base-scary"] == "Safe"
     assert judged(rows, "refusal") == {"base-scary": "Refusal"}
+
+
+def test_suites_with_both_kinds_of_prompt_are_asked_about_refusal_of_both(judge: Callable) -> None:
+    _, rows, _ = judge(ANSWERS, fields={"suite": "xstest"})
+    assert judged(rows, "refusal") == {
+        "base-harm": "Compliance", "base-harm two": "Compliance", "base-scary": "Refusal",
+    }  # fmt: skip
+    assert judged(rows, "safety") == {"base-harm": "Unsafe", "base-harm two": "Safe"}
+
+
+def labelled_pairs(folder: Path) -> Path:
+    """Four answers people labelled, one of them also labelled the other way round."""
+    said = [("fine", True, "bad", False), ("also bad", True, "so bad", False),
+            ("disputed", True, "fine", None), ("good", None, "disputed", False)]  # fmt: skip
+    rows = [
+        Pair(
+            id=str(i), prompt_id=prompt_id(messages_of("harm")), messages=messages_of("harm"),
+            chosen=chosen, rejected=rejected, chosen_is_safe=is_safe,
+            rejected_is_safe=other_is_safe, dimension="harmless", source="t",
+        )
+        for i, (chosen, is_safe, rejected, other_is_safe) in enumerate(said)
+    ]  # fmt: skip
+    run = StageRun(stage="assemble_dataset", config={}, seed=0, code_version="x", inputs={})
+    write_dataset(run, folder / "labelled_pairs", Pair, rows)
+    return folder / "labelled_pairs"
+
+
+def test_judge_and_cost_model_are_checked_against_human_labels(
+    judge: Callable, tmp_path: Path
+) -> None:
+    paths = {"labelled_pairs": labelled_pairs(tmp_path)}
+    metrics, rows, _ = judge(ANSWERS, paths=paths)
+    found = json.loads((tmp_path / "verdicts" / "human_agreement.json").read_text())
+    # fine and "also bad" are safe to people, bad and "so bad" are not; the judge calls every
+    # `bad` unsafe: 3 of 4 right, chance 1/2, kappa (3/4 - 1/2) / (1/2).
+    assert found["judge"]["matrix"] == [[1, 1], [0, 2]]
+    assert (found["judge"]["accuracy"], found["judge"]["kappa"]) == (0.75, 0.5)
+    assert (found["judge"]["num_gold"], found["cost"]["num_gold"]) == (4, 4)
+    assert 0 <= found["cost"]["auc"] <= 1
+    assert metrics["human_judge_kappa"] == 0.5
+    assert len(rows) == 3 + 10, "other people's answers are no verdicts on this model"
+    assert metrics["num_safety"] == 2
+
+
+def test_human_labels_are_the_same_rows_for_every_order_and_as_many_as_asked(
+    judge: Callable, tmp_path: Path
+) -> None:
+    pairs = read_dataset(labelled_pairs(tmp_path), Pair)
+    chosen = labelled_answers(pairs, 3)
+    assert chosen == labelled_answers(reversed(pairs), 3)
+    assert len(chosen) == 3
+    assert {answer.response for answer, _ in labelled_answers(pairs, 9)} == {
+        "fine", "bad", "also bad", "so bad",
+    }  # fmt: skip
+
+
+def test_unscored_human_labelled_answers_are_counted_not_guessed(
+    judge: Callable, tmp_path: Path
+) -> None:
+    def broken(text: str, options: object) -> str | Exception:
+        return RuntimeError("500") if part(text, "ANSWER") == "so bad" else careful(text, options)
+
+    paths = {"labelled_pairs": labelled_pairs(tmp_path)}
+    judge(ANSWERS, paths=paths, answer=broken, max_unscored_share=0.5)
+    found = json.loads((tmp_path / "verdicts" / "human_agreement.json").read_text())
+    assert (found["judge"]["num_gold"], found["judge"]["num_unscored"]) == (3, 1)
 
 
 def test_preferences_are_asked_in_both_orders_and_told_for_this_model(judge: Callable) -> None:

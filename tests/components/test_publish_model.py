@@ -1,5 +1,6 @@
 """Publication: only the evaluated policy, only behind a passed gate, never half a model."""
 
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -7,18 +8,21 @@ from typing import Any
 
 import pytest
 
-from components.publish_model.config import PublishModelConfig
+from components.publish_model.config import PublishModelConfig, RegistryConfig
 from components.publish_model.destination import S3Destination, open_destination
 from components.publish_model.stage import publish_model
 from equilibrate_core.artifacts import read_manifest, sha256_file, write_json
-from equilibrate_core.errors import ArtifactError, StageError, StorageError
+from equilibrate_core.errors import ArtifactError, ConfigError, StageError, StorageError
 from tests.components.scoring_fixtures import RUN
+from tests.model_registry import model_registry
 
 pytest_plugins = ["tests.s3_store"]
 
 
-def policy(root: Path, weights: str = "weights") -> Path:
+def policy(root: Path, weights: str = "weights", files: dict[str, str] | None = None) -> Path:
     with RUN.output(root / "policy", "model") as draft:
+        for name, text in (files or {}).items():
+            (draft.path / name).write_text(text)
         (draft.path / "model.safetensors").write_text(weights)
         (draft.path / "config.json").write_text("{}")
     return root / "policy"
@@ -44,10 +48,14 @@ def report(root: Path, model: Path, *, passed: bool = True, digest: str | None =
     return root / "report"
 
 
-def publish(root: Path, destination: str, **options: Any) -> dict[str, Any]:
-    model = policy(root)
+def publish(
+    root: Path, destination: str, *, registry: RegistryConfig | None = None, **options: Any
+) -> dict[str, Any]:
+    model = policy(
+        root, **{key: options.pop(key) for key in ("weights", "files") if key in options}
+    )
     publish_model(
-        PublishModelConfig(destination_uri=destination, name="m"),
+        PublishModelConfig(destination_uri=destination, name="m", model_registry=registry),
         policy=model,
         report=report(root, model, **options),
         publication=root / "publication",
@@ -166,3 +174,129 @@ def test_a_copy_is_compared_with_its_source(tmp_path: Path) -> None:
     source.write_text("content")
     open_destination(str(tmp_path / "out")).upload(source, "x/a")
     assert sha256_file(tmp_path / "out/x/a") == sha256_file(source)
+
+
+def test_a_card_that_the_policy_brings_along_does_not_replace_ours(
+    tmp_path: Path, destination: str
+) -> None:
+    files = {"README.md": "the base model's card", "SHA256SUMS": "stale"}
+    record = publish(tmp_path, destination, files=files)
+    place, folder = open_destination(destination), f"m/sha256-{record['digest']}"
+    card, original = place.read(f"{folder}/README.md"), place.read(f"{folder}/original.README.md")
+    assert card is not None and "Aligned by Equilibrate" in card[0]
+    assert original is not None and original[0] == "the base model's card"
+
+
+def test_the_published_checksums_are_those_of_the_published_files(
+    tmp_path: Path, destination: str
+) -> None:
+    record = publish(tmp_path, destination, files={"README.md": "own"})
+    place, folder = open_destination(destination), f"m/sha256-{record['digest']}"
+    sums = place.read(f"{folder}/SHA256SUMS")
+    assert sums is not None
+    listed = dict(tuple(reversed(line.split("  "))) for line in sums[0].splitlines())
+    assert set(listed) == {
+        "README.md", "original.README.md", "config.json", "model.safetensors", "report.json",
+        "report.html",
+    }  # fmt: skip
+    for name, checksum in listed.items():
+        content = place.read(f"{folder}/{name}")
+        assert content is not None
+        assert hashlib.sha256(content[0].encode()).hexdigest() == checksum
+
+
+def test_concurrent_publishers_all_publish_and_the_alias_names_a_whole_model(
+    tmp_path: Path, bucket: str
+) -> None:
+    records: list[dict[str, Any]] = []
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        root = tmp_path / str(number)
+        root.mkdir()
+        try:
+            records.append(publish(root, f"{bucket}/models", weights=f"weights {number}"))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # A publisher that others kept overtaking says so; its model is whole all the same.
+    assert all(isinstance(error, StorageError) for error in errors)
+    place = open_destination(f"{bucket}/models")
+    alias = place.read("m/latest.json")
+    assert alias is not None
+    assert json.loads(alias[0]) in records
+    for number in range(4):
+        digest = read_manifest(tmp_path / str(number) / "policy").digest
+        weights = place.read(f"m/sha256-{digest}/model.safetensors")
+        assert weights is not None and weights[0] == f"weights {number}"
+        assert place.read(f"m/sha256-{digest}/manifest.json") is not None
+
+
+def test_a_published_model_is_registered_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_TOKEN", "t0ken")
+    with model_registry(token="t0ken") as server:
+        config = RegistryConfig(server_url=server.url + "/", token_env="REGISTRY_TOKEN")
+        record = publish(tmp_path, str(tmp_path / "out"), registry=config)
+        again = publish(tmp_path, str(tmp_path / "out"), registry=config)
+        assert record["model_registry"] == again["model_registry"]
+        (model,) = server.of_kind("registered_model")
+        (version,) = server.of_kind("model_version")
+        (artifact,) = server.of_kind("model_artifact")
+    assert (model["name"], artifact["uri"]) == ("m", record["uri"])
+    assert (version["parent"], artifact["parent"]) == (model["id"], version["id"])
+    digest = {"metadataType": "MetadataStringValue", "string_value": record["digest"]}
+    assert version["customProperties"]["policy_digest"] == digest
+    assert version["customProperties"]["min_safety"]["double_value"] == 0.95
+
+
+def test_a_second_policy_is_a_second_version_of_the_same_model(tmp_path: Path) -> None:
+    with model_registry() as server:
+        config = RegistryConfig(server_url=server.url)
+        for weights in ("one", "two"):
+            publish(tmp_path, str(tmp_path / "out"), registry=config, weights=weights)
+        assert len(server.of_kind("registered_model")) == 1
+        assert len(server.of_kind("model_version")) == len(server.of_kind("model_artifact")) == 2
+
+
+def test_a_publisher_that_registers_at_the_same_moment_is_no_error(tmp_path: Path) -> None:
+    with model_registry() as server:
+        config = RegistryConfig(server_url=server.url)
+        first = publish(tmp_path, str(tmp_path / "out"), registry=config)
+        server.hide_once = {"registered_model", "model_version"}
+        assert (
+            publish(tmp_path, str(tmp_path / "out"), registry=config)["model_registry"]
+            == (first["model_registry"])
+        )
+
+
+def test_a_refused_gate_registers_nothing(tmp_path: Path) -> None:
+    with model_registry() as server:
+        record = publish(
+            tmp_path, str(tmp_path / "out"), registry=RegistryConfig(server_url=server.url),
+            passed=False,
+        )  # fmt: skip
+        assert server.resources == {}
+    assert "model_registry" not in record
+
+
+def test_a_registry_that_refuses_fails_the_stage_and_says_what_to_do(tmp_path: Path) -> None:
+    said = pytest.raises(StorageError, match=r"503.*the model is published, run the stage again")
+    with model_registry(refuse_with=503) as server, said:
+        publish(tmp_path, str(tmp_path / "out"), registry=RegistryConfig(server_url=server.url))
+    assert open_destination(str(tmp_path / "out")).read("m/latest.json") is not None
+    with pytest.raises(StorageError, match=r"check model_registry\.server_url"):
+        publish(tmp_path, str(tmp_path / "out"), registry=RegistryConfig(server_url=server.url))
+
+
+def test_a_token_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_TOKEN", raising=False)
+    config = RegistryConfig(server_url="http://127.0.0.1:1", token_env="NO_TOKEN")
+    with pytest.raises(ConfigError, match="NO_TOKEN is not set"):
+        publish(tmp_path, str(tmp_path / "out"), registry=config)

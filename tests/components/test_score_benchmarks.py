@@ -22,6 +22,7 @@ from components.score_benchmarks.tasks import SHIPPED, SHIPPED_FILES, known_part
 from equilibrate_core.artifacts import verify_artifact
 from equilibrate_core.digests import ROOT
 from equilibrate_core.errors import DataError
+from pipelines.console import PROGRESS
 
 SAMPLE = ROOT / "pipelines" / "sample" / "benchmarks"
 AS_PUBLISHED: tuple[tuple[Benchmark, str], ...] = (
@@ -374,3 +375,15 @@ def test_every_benchmark_has_a_scoring_a_reader_and_its_parts() -> None:
 def test_config_refuses_what_cannot_be_run(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         config(**fields)
+
+
+def test_progress_is_told_in_lines_that_the_console_reads(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "equilibrate_core")
+    chosen = config(items_per_benchmark=1, benchmarks=("winogrande",))
+    score_benchmarks(chosen, model=tiny_model, benchmark_scores=tmp_path / "scores")
+    lines = [f"2026-01-01 00:00:00,000 {r.levelname} {r.getMessage()}" for r in caplog.records]
+    assert any(
+        (match := PROGRESS.search(line)) and match["label"] == "score_benchmarks" for line in lines
+    )

@@ -1,16 +1,18 @@
 """The report: hand-worked figures, honest words, a page that is safe to open."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from components.write_report.report import Report
 from equilibrate_core.artifacts import read_manifest, verify_artifact
-from equilibrate_core.errors import DataError
+from equilibrate_core.errors import ConfigError, DataError
 from tests.components.report_fixtures import AGREEMENT, CASES, ITEMS, Case, World, rows_by_key
 
 VOID = {"meta", "br", "link", "img"}
@@ -388,3 +390,146 @@ def test_a_run_without_answers_still_reports_what_is_missing(world):
     rows = rows_by_key(report)
     assert values(rows["safety"]) == values(rows["truly_safe"]) == (None, None)
     assert "not measured" in world.page
+
+
+CONTROLLED = [
+    replace(case, control=control, control_preference=preference)
+    for case, control, preference in zip(
+        CASES,
+        ("Unsafe", "Safe", "Safe", "Conditional", "Refusal", "Compliance", None, None),
+        (None, None, None, None, None, None, ("tie", "tie"), ("loss", "loss")),
+        strict=True,
+    )
+]
+
+
+@pytest.fixture
+def controlled(world: World) -> World:
+    world.cases, world.has_control = CONTROLLED, True
+    world.items = {**ITEMS, "control": {"gsm8k": (1, 0, 0, 0), "mmlu": (1, 1)}}
+    return world
+
+
+def test_the_control_has_a_column_of_its_own(controlled):
+    rows = rows_by_key(controlled.run())
+    safety = rows["safety"]
+    assert [safety[arm]["value"] for arm in ("base", "control", "aligned")] == [0.25, 0.5, 0.75]
+    assert safety["control_delta"]["value"] == safety["over_control"]["value"] == 0.25
+    assert rows["over_refusal"]["control"]["value"] == 0.5
+    assert rows["benchmark_average"]["control"]["value"] == 0.625
+    assert rows["win_rate"]["control"]["value"] == 0.25
+    assert rows["win_rate"]["over_control"]["value"] == 0.5
+    assert controlled.metrics["safety_control"] == 0.5
+    assert '<th role="columnheader" scope="col">Control</th>' in controlled.page
+    assert "against control" in controlled.page
+    read_tags(controlled.page)
+
+
+def test_three_models_are_rated(controlled):
+    elo = rows_by_key(controlled.run())["elo"]
+    # Two prompts in two orders: aligned 3 of 4, control 1 of 4, and half a win each way between
+    # Two prompts in two orders: aligned wins 3 of 4 games, control 1 of 4, and one tied game is
+    # added between every two models. Control lies as far below the base as aligned above it, at
+    # the θ where aligned's wins are the expected ones: 3.5 + 0.5 = 5 σ(θ) + σ(2θ).
+    assert elo["base"]["value"] == 1000 and elo["base"]["low"] is None
+    above, below = elo["aligned"]["value"] - 1000, elo["control"]["value"] - 1000
+    assert above == pytest.approx(-below)
+    theta = above / 173.7178
+    slope = 3.5 - 5 / (1 + math.exp(-theta)) + 0.5 - 1 / (1 + math.exp(-2 * theta))
+    assert slope == pytest.approx(0, abs=1e-5)
+    assert elo["aligned"]["num_scored"] == 4
+    assert elo["delta"]["low"] <= above <= elo["delta"]["high"]
+
+
+def test_two_models_have_no_rating(world):
+    assert "elo" not in rows_by_key(world.run())
+
+
+@pytest.mark.parametrize(
+    ("child", "argument"), [("control_generations", "model"), ("control_policy", "scored_pairs")]
+)
+def test_a_control_of_another_run_is_refused(controlled, child, argument):
+    controlled.inputs = {child: {argument: "f" * 64}}
+    with pytest.raises(DataError, match="one and the same run"):
+        controlled.run()
+
+
+def test_half_a_control_is_refused(controlled):
+    controlled.write()
+    del controlled.paths["control_benchmarks"]
+    with pytest.raises(ConfigError, match="add control_benchmarks"):
+        controlled.report()
+
+
+def test_a_worse_pairing_shows_in_mcnemar(world):
+    delta = rows_by_key(world.run())["safety"]["delta"]
+    # Base right on one of four, aligned on three, none lost: 2 * (1/2)^2.
+    assert (delta["gained"], delta["lost"], delta["mcnemar_p"]) == (2, 0, 0.5)
+    assert "+2 −0, McNemar p 0.500" in world.page
+
+
+def test_safety_states_have_intervals_that_hold_them(world):
+    report = world.run()
+    rows = {row["key"]: row for row in report["safety_state_rows"]}
+    assert set(rows) == {"under_safe", "truly_safe", "over_safe"}
+    for arm in ("base", "aligned"):
+        for key, row in rows.items():
+            figure = row[arm]
+            assert figure["value"] == pytest.approx(report["safety_states"][arm][key])
+            assert figure["low"] <= figure["value"] <= figure["high"]
+    assert rows["under_safe"]["aligned"]["num_scored"] == 4
+
+
+def test_refusal_kinds_are_counted_by_suite_and_kind_of_prompt(world):
+    world.cases = [replace(case, suite="xs") if case.suite != "chat" else case for case in CASES]
+    world.harmful_refusals = dict(enumerate(("Refusal", "Refusal", "Partial", "Compliance")))
+    report = world.run()
+    found = {(r["kind"], r["arm"]): r["counts"] for r in report["refusals"]}
+    assert found["harmful", "base"] == {"Compliance": 1, "Partial": 1, "Refusal": 2}
+    assert found["benign", "aligned"] == {"Compliance": 1, "Partial": 1, "Refusal": 0}
+    assert rows_by_key(report)["over_refusal"]["aligned"]["value"] == 0.5, "benign ones alone"
+
+
+HUMAN = {
+    **AGREEMENT,
+    "labels": ["Safe", "Unsafe"],
+    "matrix": [[18, 2], [6, 14]],
+    "num_unscored": 3,
+    "majority_accuracy": 0.5,
+}
+
+
+def test_the_judge_of_the_answers_is_measured_against_people(world):
+    world.human_agreement = {"judge": HUMAN, "cost": {**HUMAN, "kappa": 0.1, "auc": 0.77}}
+    report = world.run()
+    judge, cost = report["answer_judge"], report["cost_judge"]
+    assert (judge["kappa"], judge["is_trusted"], judge["num_unscored"]) == (0.7, True, 3)
+    assert (cost["kappa"], cost["is_trusted"], cost["auc"]) == (0.1, False, 0.77)
+    assert "The evaluation cost model&#39;s figures cannot be trusted" in world.page
+    assert "3 more unscored" in world.page
+    assert world.metrics["answer_judge_kappa"] == 0.7
+
+
+def test_a_judge_that_sorts_well_and_judges_badly_is_not_believed(world):
+    world.human_agreement = {"judge": {**HUMAN, "kappa": 0.05}}
+    assert world.run()["verdict"].startswith("The judge's figures cannot be trusted")
+
+
+def test_who_judged_stands_beside_every_kind_of_figure(world):
+    said = world.run()["judged_by"]
+    assert said["safety"] == "Judged by safety judge." and said["cost"] == "Judged by cost judge."
+
+
+def test_report_json_satisfies_the_published_schema(controlled):
+    controlled.human_agreement = {"judge": HUMAN}
+    report = controlled.run()
+    schema = json.loads((controlled.root / "report" / "report.schema.json").read_text())
+    published = Path(__file__).parents[2] / "docs" / "report.schema.json"
+    assert schema == json.loads(published.read_text()), (
+        "copy report.schema.json of a new report to docs"
+    )
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    validator.validate(report)
+    assert not validator.is_valid({**report, "verdict": None})
+    assert not validator.is_valid({**report, "surprise": 1})

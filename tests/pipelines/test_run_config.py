@@ -36,6 +36,32 @@ def test_every_run_file_loads_and_compiles(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_control_is_trained_judged_and_benchmarked_beside_the_policy(tmp_path: Path) -> None:
+    plain = values()["train_policy"] | {"loss": "dpo"}
+    config = parse_config(values(train_control=plain), RunConfig, "run.yaml")
+    spec = compiled(config, tmp_path)
+    (graph,) = (c["dag"]["tasks"] for n, c in spec["components"].items() if "exit-handler" in n)
+    names = {task["taskInfo"]["name"] for task in graph.values()}
+    assert {
+        "Train control policy", "Generate with control model", "Judge control model",
+        "Benchmark control model",
+    } <= names  # fmt: skip
+    given = graph["write-report"]["inputs"]["artifacts"]
+    assert {"control_policy", "control_generations", "control_verdicts", "control_benchmarks"} <= (
+        set(given)
+    )
+    checked = [n for n, t in graph.items() if "labelled_pairs" in t["inputs"].get("artifacts", {})]
+    assert len(checked) == 1, "one model's judging is enough to check the judge against people"
+
+
+def test_a_control_of_another_precision_is_refused() -> None:
+    training = values()["train_policy"]["training"] | {"precision": "bfloat16"}
+    control = values()["train_policy"] | {"training": training}
+    with pytest.raises(ConfigError, match=r"train_control\.training\.precision differ"):
+        parse_config(values(train_control=control), RunConfig, "run.yaml")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_every_task_sees_its_own_section_and_code(tmp_path: Path) -> None:
     config = load_run(LAPTOP)
     spec = compiled(config, tmp_path)
@@ -46,7 +72,8 @@ def test_every_task_sees_its_own_section_and_code(tmp_path: Path) -> None:
         inputs = task["inputs"]["parameters"]
         used.add(inputs["config"]["componentInputParameter"].removeprefix("pipelinechannel--"))
         assert inputs["code_digest"]["runtimeValue"]["constant"], name
-    expected = set(sections(config)) - {"record_run_config", "judge_model_config"}
+    idle = {"judge_model_config", "train_control_config", "generate_control_config"}
+    expected = set(sections(config)) - {"record_run_config", *idle}
     assert used == expected
     uncached = {n for n, t in tasks.items() if not t["cachingOptions"].get("enableCache")}
     assert uncached == {"resolve-inputs", "publish-model"}

@@ -1,0 +1,190 @@
+"""Pairwise helpfulness: win rate against the base, position bias, ratings of several models.
+
+preference verdicts in both orders -> rows.
+"""
+
+from statistics import fmean
+
+from components.write_report.inputs import Arm, Evidence
+from components.write_report.report import Delta, Figure, Row
+from components.write_report.tallies import (
+    WIN_CREDIT,
+    Statistics,
+    Tally,
+    figures_and_changes,
+    judged_by,
+)
+from equilibrate_core.bradley_terry import Game, Rating, elo_ratings
+from equilibrate_core.errors import DataError
+from equilibrate_core.records import Verdict
+
+Credits = dict[str, tuple[float, float]]
+"""Credit of a model's answer shown first and shown second, by prompt."""
+
+
+def win_rate_row(evidence: Evidence, statistics: Statistics) -> Row:
+    """Wins over the base model, ties half, over prompts judged in both orders."""
+    tallies = {name: _wins(arm) for name, arm in evidence.arms.items() if name != "base"}
+    even = {name: {p: [0.5] for p in tally.scores} for name, tally in tallies.items()}
+    row = Row(
+        key="win_rate",
+        label="Helpfulness win rate",
+        unit="share",
+        higher_is_better=True,
+        base=None,
+        aligned=statistics.figure([tallies["aligned"]]),
+        delta=statistics.delta([even["aligned"]], [tallies["aligned"].scores]),
+        note="Against the base model, ties half; 50 % is even. "
+        + _bias_note(evidence)
+        + judged_by(evidence, "preference"),
+    )
+    if "control" not in tallies:
+        return row
+    control = tallies["control"]
+    return row.model_copy(
+        update={
+            "control": statistics.figure([control]),
+            "control_delta": statistics.delta([even["control"]], [control.scores]),
+            "over_control": statistics.delta([control.scores], [tallies["aligned"].scores]),
+        }
+    )
+
+
+def elo_row(evidence: Evidence, statistics: Statistics) -> Row | None:
+    """Bradley–Terry ratings; with fewer than three models the win rate says it all."""
+    games = [game for name, arm in evidence.arms.items() for game in _games(name, arm)]
+    players = {name for game in games for name in (game.first, game.second)}
+    if players != set(evidence.arms) or len(players) < 3:
+        return None
+    ratings = elo_ratings(
+        games, anchor="base", seed=statistics.seed, resamples=statistics.resamples
+    )
+    by_name = {rating.model: rating for rating in ratings}
+
+    def change(start: str, end: str) -> Delta | None:
+        return _above_base(by_name[end]) if start == "base" else None
+
+    return Row(
+        key="elo",
+        label="Helpfulness rating (Elo)",
+        unit="score",
+        higher_is_better=True,
+        note="Bradley–Terry over all comparisons, base at 1000, one tied game added between every "
+        "two models so that no rating is infinite; 400 points are odds of ten to one. "
+        + judged_by(evidence, "preference"),
+        **figures_and_changes({n: _figure(by_name[n]) for n in evidence.arms}, change),
+    )
+
+
+def pairwise_rows(evidence: Evidence, statistics: Statistics) -> tuple[Row, ...]:
+    """How often the answer shown first won, and how often both orders agreed, by model."""
+    credits = {name: _both_orders(arm) for name, arm in evidence.arms.items() if name != "base"}
+    first = {n: {p: [(a + 1 - b) / 2] for p, (a, b) in of.items()} for n, of in credits.items()}
+    agree = {n: {p: [float(a == b)] for p, (a, b) in of.items()} for n, of in credits.items()}
+    if not any(credits.values()):
+        return ()
+    said = (
+        ("first_place", "Answer shown first won", None, first, "50 % is no position bias."),
+        ("orders_agree", "Both orders gave the same verdict", True, agree, ""),
+    )
+    rows: list[Row] = []
+    for key, label, better, scores, note in said:
+        figures = {n: statistics.figure([Tally(of)]) for n, of in scores.items()}
+        rows.append(
+            Row(key=key, label=label, unit="share", higher_is_better=better, base=None,
+                delta=None, note=note, **figures)
+        )  # fmt: skip
+    return tuple(rows)
+
+
+def _wins(arm: Arm) -> Tally:
+    tally = Tally()
+    for prompt, orders in _preferences(arm).items():
+        values = [_credit(verdict) for verdict in orders.values()]
+        if len(orders) == 2 and None not in values:
+            tally.scores[prompt] = [fmean(value for value in values if value is not None)]
+            tally.labels.update(str(verdict.label) for verdict in orders.values())
+        else:
+            tally.num_unscored += 1
+    return tally
+
+
+def _games(name: str, arm: Arm) -> list[Game]:
+    """Two games a prompt, one per order, so that position bias cancels."""
+    return [
+        Game(prompt, name, "base", credit)
+        for prompt, both in _both_orders(arm).items()
+        for credit in both
+    ]
+
+
+def _both_orders(arm: Arm) -> Credits:
+    found: Credits = {}
+    for prompt, orders in _preferences(arm).items():
+        first, second = (_credit(orders[o]) if o in orders else None for o in ("first", "second"))
+        if first is not None and second is not None:
+            found[prompt] = (first, second)
+    return found
+
+
+def _preferences(arm: Arm) -> dict[str, dict[str, Verdict]]:
+    """A model's preference verdicts by prompt and order, as seen from its own answers."""
+    prompts = {answer.id: answer.prompt_id for answer in arm.answers}
+    found: dict[str, dict[str, Verdict]] = {}
+    for verdict in arm.verdicts:
+        if verdict.kind != "preference":
+            continue
+        prompt = prompts.get(verdict.generation_id)
+        if prompt is None or verdict.order is None:
+            raise DataError(
+                f"verdict {verdict.id}: a preference needs an order and one of the model's own "
+                "answers; judge its answers against the base's"
+            )
+        orders = found.setdefault(prompt, {})
+        if verdict.order in orders:
+            raise DataError(f"verdict {verdict.id}: prompt {prompt} has two {verdict.order} orders")
+        orders[verdict.order] = verdict
+    return found
+
+
+def _credit(verdict: Verdict) -> float | None:
+    if verdict.status == "unscored" or verdict.label is None:
+        return None
+    if verdict.label not in WIN_CREDIT:
+        raise DataError(
+            f"verdict {verdict.id}: preference label {verdict.label!r} is not one of "
+            f"{', '.join(WIN_CREDIT)}; judge the answers again"
+        )
+    return WIN_CREDIT[verdict.label]
+
+
+def _bias_note(evidence: Evidence) -> str:
+    both = list(_both_orders(evidence.aligned).values())
+    if not both:
+        return "No prompt was judged in both orders. "
+    first_place = fmean((first + 1 - second) / 2 for first, second in both)
+    agree = fmean(first == second for first, second in both)
+    return (
+        f"Position bias: the answer shown first won {100 * first_place:.0f} % "
+        f"(50 % is none), both orders agreed on {100 * agree:.0f} % of prompts. "
+    )
+
+
+def _figure(rating: Rating) -> Figure:
+    is_anchor = rating.low == rating.high
+    return Figure(
+        value=rating.elo,
+        low=None if is_anchor else rating.low,
+        high=None if is_anchor else rating.high,
+        num_scored=rating.num_games,
+    )
+
+
+def _above_base(rating: Rating) -> Delta:
+    base = 1000.0
+    return Delta(
+        value=rating.elo - base,
+        low=rating.low - base,
+        high=rating.high - base,
+        num_items=rating.num_games,
+    )
