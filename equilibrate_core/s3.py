@@ -221,8 +221,12 @@ def _client(settings: tuple[str | None, ...]) -> Any:
 
 
 def _head(target: S3Uri, *, absent_ok: bool = False) -> Any:
-    try:
+    def ask() -> Any:
         return connect().head_object(Bucket=target.bucket, Key=target.key, ChecksumMode="ENABLED")
+
+    try:
+        # botocore's own tries are limited over all requests of a client: many faults use them up.
+        return with_retries(str(target), ask)
     except ClientError as error:
         # A HEAD has no body, so 403 and 404 do not say why: this listing does, by raising.
         connect().list_objects_v2(Bucket=target.bucket, Prefix=target.key, MaxKeys=1)

@@ -70,11 +70,12 @@ def passes(error: Exception) -> bool:
     return isinstance(error, BROKEN_BODIES)
 
 
-def with_retries(what: str, action: Callable[[], T], *, rounds: int = ROUNDS) -> T:
-    """Do `action` until it succeeds, fails for good, or failed `rounds` times.
+def with_retries(what: str, action: Callable[[], T], *, rounds: int | None = None) -> T:
+    """Do `action` until it succeeds, fails for good, or failed `rounds` (ROUNDS) times.
 
     Waits between tries, twice as long each time, by a random share so that many clients spread.
     """
+    rounds = rounds or ROUNDS
     for attempt in range(1, rounds + 1):
         try:
             return action()

@@ -16,9 +16,10 @@ from tests.fault_proxy import FAULTS, FaultProxy, fault_proxy
 
 pytest_plugins = ["tests.s3_store"]
 
-RANGE = 64 * 1024
+RANGE = 2**20
 PART = 5 * 2**20
 """The smallest part that S3 takes."""
+BRISK = tuple(fault for fault in FAULTS if fault != "timeout")
 SEED = 20_250_211
 
 
@@ -113,12 +114,12 @@ def test_two_hundred_faults_and_no_wrong_byte(
 
     def some(method: str, path: str) -> str:
         enough = sum(proxy.done.values()) >= 200
-        return "" if enough or draw.random() > 0.35 else draw.choice(FAULTS)
+        return "" if enough or draw.random() > 0.3 else draw.choice((*FAULTS, *BRISK))
 
     proxy.choose = some
-    finished = 0
+    finished, failures = 0, []
     while sum(proxy.done.values()) < 200:
-        size = draw.choice([0, 1, RANGE, 2 * RANGE + 1, 12 * RANGE, PART + 1])
+        size = draw.choice([0, 1, 1000, 2000, RANGE, RANGE + 1, 2 * RANGE, PART + 1])
         source, back = file_of(tmp_path, size, finished), tmp_path / "back"
         try:
             s3.upload_file(source, f"{bucket}/f{finished}")
@@ -126,13 +127,14 @@ def test_two_hundred_faults_and_no_wrong_byte(
         except StorageError as error:
             assert "\n" not in str(error)
             assert not back.exists()
+            failures.append(str(error))
             continue
         assert back.read_bytes() == source.read_bytes()
         back.unlink()
         finished += 1
     assert sum(proxy.done.values()) >= 200
     assert set(proxy.done) == set(FAULTS)
-    assert finished >= 20
+    assert finished >= 20 and len(failures) <= finished // 4, failures
 
 
 @pytest.mark.parametrize(
