@@ -5,12 +5,8 @@ Endpoint, region and credentials come from the standard environment variables al
 AWS_SESSION_TOKEN), or from the role of the pod; never from a config.
 """
 
-import base64
 import hashlib
-import logging
 import os
-import random
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,24 +16,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
-from boto3.exceptions import RetriesExceededError
 from botocore.config import Config as BotoConfig
-from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ClientError
 
-from equilibrate_core.artifacts import MANIFEST, remove, sha256_file
+from equilibrate_core.artifacts import MANIFEST, sha256_file
 from equilibrate_core.errors import StorageError
 from equilibrate_core.records import digest
+from equilibrate_core.s3_download import download_object, expected_digest
 from equilibrate_core.s3_errors import storage_errors
+from equilibrate_core.s3_retries import AlteredContent, with_retries
+from equilibrate_core.s3_upload import abort_uploads, upload_object
 from equilibrate_core.s3_uris import S3Uri, join_uri, parse_uri, relative_name
 
-log = logging.getLogger(__name__)
-
-DOWNLOAD_ATTEMPTS = 3
-"""Tries a whole file gets; within each, parts are fetched again by boto3 itself."""
-DOWNLOAD_PAUSE_S = 1.0
-"""Pause before the second try; it doubles, and varies so that pods do not return together."""
 MAX_ATTEMPTS = 5
 """Tries a request gets before its error counts; AWS_MAX_ATTEMPTS overrides it."""
+TIMEOUT_S = 60.0
+"""Seconds of silence after which a request is repeated; EQUILIBRATE_S3_TIMEOUT_S overrides it."""
 SETTINGS = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -47,11 +41,8 @@ SETTINGS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AWS_MAX_ATTEMPTS",
+    "EQUILIBRATE_S3_TIMEOUT_S",
 )
-
-
-class TransferError(StorageError):
-    """What arrived is not what was stored."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,7 @@ def list_objects(uri: str) -> list[S3Object]:
             if head is not None:
                 name = target.key.rsplit("/", 1)[-1]
                 return [S3Object(target, name, head["ContentLength"], head["ETag"].strip('"'))]
-        found = sorted(_walk(target), key=lambda item: item.name)
+        found = with_retries(uri, lambda: sorted(_walk(target), key=lambda item: item.name))
     if not found:
         raise StorageError(f"{uri}: nothing there, neither an object nor a folder; check the key")
     return found
@@ -121,34 +112,14 @@ def content_digest(uri: str) -> str:
 
 
 def download_file(uri: str, path: Path) -> None:
-    """Download one object and check it against the SHA-256 stored with it, or its size.
+    """Download one object and check it against the SHA-256 stored with it, or its ETag.
 
-    An interrupted transfer, and one that brought other bytes than were promised, is tried again
-    from the start; the last failure is raised and leaves no file.
+    The file appears when it is whole and verified; passing faults are waited out.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, DOWNLOAD_ATTEMPTS + 1):
-        try:
-            _download_once(uri, path)
-            return
-        except TransferError as error:
-            remove(path)
-            if attempt == DOWNLOAD_ATTEMPTS:
-                raise
-            log.warning("%s; attempt %d of %d", error, attempt + 1, DOWNLOAD_ATTEMPTS)
-            time.sleep(random.uniform(0.5, 1) * DOWNLOAD_PAUSE_S * 2 ** (attempt - 1))
-
-
-def _download_once(uri: str, path: Path) -> None:
     source = parse_uri(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with storage_errors(uri):
-        head = _head(source)
-        try:
-            connect().download_file(source.bucket, source.key, str(path))
-        except (RetriesExceededError, HTTPClientError, IncompleteReadError) as error:
-            reason = " ".join(str(error).split())
-            raise TransferError(f"{uri}: the transfer was interrupted: {reason}") from error
-    _check_content(uri, head, path)
+        download_object(connect(), source, _head(source), path)
 
 
 def download_folder(uri: str, folder: Path) -> list[Path]:
@@ -167,13 +138,21 @@ def download_folder(uri: str, folder: Path) -> list[Path]:
 
 
 def upload_file(path: Path, uri: str) -> None:
-    """Upload a file with its SHA-256 and verify what the store then reports."""
+    """Upload a file with its SHA-256 and verify what the store then reports.
+
+    Large files go in parts; what an interrupted upload of the same content left is not sent again.
+    """
     target = parse_uri(uri)
-    checks = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": sha256_file(path)}}
+    sha256 = sha256_file(path)
     with storage_errors(uri):
-        connect().upload_file(str(path), target.bucket, target.key, ExtraArgs=checks)
+        checksum = upload_object(connect(), path, target, sha256)
         head = _head(target)
-    _check_content(uri, head, path)
+        if head["Metadata"].get("sha256") != sha256:
+            # The parts that were found belonged to an upload of other content.
+            abort_uploads(connect(), target)
+            checksum = upload_object(connect(), path, target, sha256)
+            head = _head(target)
+    _check_stored(uri, head, path, sha256, checksum)
 
 
 def upload_folder(folder: Path, uri: str) -> list[str]:
@@ -198,9 +177,17 @@ def remove_folder(uri: str) -> None:
 def read_object(uri: str) -> tuple[bytes, str]:
     """Content and ETag of a small object."""
     source = parse_uri(uri)
-    with storage_errors(uri):
+
+    def read() -> tuple[bytes, str]:
         reply = connect().get_object(Bucket=source.bucket, Key=source.key)
-        return reply["Body"].read(), reply["ETag"]
+        content = reply["Body"].read()
+        expected = expected_digest(reply)
+        if expected and hashlib.new(expected[0], content).hexdigest() != expected[1]:
+            raise AlteredContent(f"{source}: it was altered: write it again")
+        return content, reply["ETag"]
+
+    with storage_errors(uri):
+        return with_retries(uri, read)
 
 
 def put_if_absent(uri: str, content: bytes) -> str | None:
@@ -231,6 +218,8 @@ def _client(settings: tuple[str | None, ...]) -> Any:
             config=BotoConfig(
                 retries={"mode": "standard", "total_max_attempts": attempts},
                 connect_timeout=5,
+                read_timeout=float(known["EQUILIBRATE_S3_TIMEOUT_S"] or TIMEOUT_S),
+                max_pool_connections=16,
                 proxies={} if on_loopback else None,  # no proxy leads to this machine
                 # Stores behind an own endpoint rarely have a host name for every bucket.
                 s3={"addressing_style": "path" if endpoint else "auto"},
@@ -239,8 +228,12 @@ def _client(settings: tuple[str | None, ...]) -> Any:
 
 
 def _head(target: S3Uri, *, absent_ok: bool = False) -> Any:
-    try:
+    def ask() -> Any:
         return connect().head_object(Bucket=target.bucket, Key=target.key, ChecksumMode="ENABLED")
+
+    try:
+        # botocore's own tries are limited over all requests of a client: many faults use them up.
+        return with_retries(str(target), ask)
     except ClientError as error:
         # A HEAD has no body, so 403 and 404 do not say why: this listing does, by raising.
         connect().list_objects_v2(Bucket=target.bucket, Prefix=target.key, MaxKeys=1)
@@ -262,20 +255,18 @@ def _walk(target: S3Uri) -> Iterator[S3Object]:
             yield S3Object(S3Uri(target.bucket, key), name, int(item["Size"]), etag)
 
 
-def _check_content(uri: str, head: Any, path: Path) -> None:
+def _check_stored(uri: str, head: Any, path: Path, sha256: str, checksum: str | None) -> None:
     if head["ContentLength"] != path.stat().st_size:
-        raise TransferError(
+        raise StorageError(
             f"{uri}: has {head['ContentLength']} bytes but {path.name} has {path.stat().st_size}; "
             "the transfer was cut short or the object changed meanwhile: try again"
         )
-    actual = sha256_file(path)
-    checksum = str(head.get("ChecksumSHA256", ""))
-    # "…-N" is a checksum of parts' checksums, which says nothing about the file as a whole.
-    whole = "" if "-" in checksum else base64.b64decode(checksum).hex()
-    for expected in filter(None, (head.get("Metadata", {}).get("sha256"), whole)):
+    # Stores that keep no checksum verified the content's digest when it arrived.
+    kept = str(head.get("ChecksumSHA256", checksum))
+    for expected, actual in ((sha256, head["Metadata"].get("sha256")), (checksum, kept)):
         if expected != actual:
-            raise TransferError(
-                f"{uri}: SHA-256 is {actual}, but {expected} is stored with the object; "
+            raise StorageError(
+                f"{uri}: SHA-256 is {actual}, but {expected} is what was sent; "
                 "it was altered: write it again"
             )
 

@@ -9,15 +9,18 @@ from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
     EndpointConnectionError,
+    FlexibleChecksumError,
     NoCredentialsError,
     PartialCredentialsError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from equilibrate_core.errors import StorageError
+from equilibrate_core.s3_retries import BROKEN_BODIES, AlteredContent
 
 DENIED = "access denied", "give this access key the right, or use another AWS_ACCESS_KEY_ID"
 NO_OBJECT = "no such object", "check the key"
+REPLACED = "the object was replaced meanwhile", "try again"
 BUSY = "the store cannot serve the request now", "try again later"
 MEANINGS: dict[str, tuple[str, str]] = {
     "InvalidAccessKeyId": ("wrong access key: unknown to the store", "check AWS_ACCESS_KEY_ID"),
@@ -36,10 +39,14 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "PermanentRedirect": ("the bucket is in another region", "check AWS_REGION"),
     "AuthorizationHeaderMalformed": ("the bucket is in another region", "check AWS_REGION"),
     "BadDigest": ("the content arrived altered", "try again"),
+    "PreconditionFailed": REPLACED,
+    "412": REPLACED,
     "BucketAlreadyExists": ("someone else owns this bucket", "choose another name"),
     "SlowDown": BUSY,
     "ServiceUnavailable": BUSY,
     "InternalError": BUSY,
+    "500": BUSY,
+    "503": BUSY,
 }
 
 
@@ -53,6 +60,13 @@ def storage_errors(uri: str) -> Generator[None]:
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StorageError(
             f"{uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except (AlteredContent, FlexibleChecksumError) as error:
+        line = _one_line(error)
+        raise StorageError(line if line.startswith(uri) else f"{uri}: {line}") from error
+    except BROKEN_BODIES as error:
+        raise StorageError(
+            f"{uri}: the transfer broke off every time ({_one_line(error)}); try again later"
         ) from error
     except (EndpointConnectionError, ConnectTimeoutError, BotoConnectionError) as error:
         raise StorageError(

@@ -51,6 +51,7 @@ def docker_runner(settings: dict[str, str], named: tuple[str, ...] = ()) -> loca
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         init=True,
+        healthcheck={"test": ["NONE"]},  # for servers; a task's exit code tells all
     )
 
 

@@ -1,8 +1,6 @@
-import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
-from typing import ClassVar
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -183,69 +181,6 @@ def test_store_that_lists_keys_outside_the_folder_is_refused(monkeypatch, tmp_pa
             s3.download_folder("s3://bucket/data/", tmp_path / "inside")
         server.shutdown()
     assert list(tmp_path.rglob("*")) == []
-
-
-class Unreliable(BaseHTTPRequestHandler):
-    """Serves one object with its checksum; the first GETs do what `faults` says."""
-
-    content = b"the whole and true content " * 1000
-    faults: ClassVar[list[str]] = []
-
-    def do_HEAD(self):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.content)))
-        self.send_header("ETag", '"e"')
-        self.send_header("x-amz-meta-sha256", hashlib.sha256(self.content).hexdigest())
-        self.end_headers()
-
-    def do_GET(self):
-        fault = self.faults.pop(0) if self.faults else ""
-        self.do_HEAD()
-        if fault == "cut":
-            self.wfile.write(self.content[:100])
-            self.close_connection = True
-        else:
-            self.wfile.write(self.content.replace(b"true", b"fake") if fault else self.content)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def unreliable(monkeypatch):
-    def serve(*faults):
-        Unreliable.faults = list(faults)
-        return f"s3://{bucket_name}/object"
-
-    bucket_name = "bucket"
-    monkeypatch.setattr(s3, "DOWNLOAD_PAUSE_S", 0.01)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Unreliable) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
-        yield serve
-        server.shutdown()
-
-
-@pytest.mark.parametrize("faults", [("cut",), ("fake",), ("cut", "fake"), ("cut",) * 7])
-def test_interrupted_and_altered_downloads_are_tried_again(unreliable, tmp_path, faults):
-    s3.download_file(unreliable(*faults), tmp_path / "file")
-    assert (tmp_path / "file").read_bytes() == Unreliable.content
-    assert Unreliable.faults == []
-
-
-def test_a_download_that_never_matches_its_checksum_leaves_no_file(unreliable, tmp_path):
-    with pytest.raises(StorageError, match="SHA-256"):
-        s3.download_file(unreliable(*["fake"] * 9), tmp_path / "file")
-    assert not (tmp_path / "file").exists()
-    assert len(Unreliable.faults) == 9 - s3.DOWNLOAD_ATTEMPTS
-
-
-def test_a_download_that_is_always_cut_is_one_clear_error(unreliable, tmp_path):
-    with pytest.raises(StorageError, match="interrupted"):
-        s3.download_file(unreliable(*["cut"] * 99), tmp_path / "file")
-    assert not (tmp_path / "file").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,218 @@
+"""Transfers through a proxy that spoils exchanges: they end right, or with one clear line."""
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from botocore.retries.standard import ExponentialBackoff
+
+from equilibrate_core import s3, s3_download, s3_retries, s3_upload
+from equilibrate_core.errors import StorageError
+from equilibrate_core.s3_uris import parse_uri
+from pipelines.object_store import ObjectStore
+from tests.fault_proxy import FAULTS, FaultProxy, fault_proxy
+
+pytest_plugins = ["tests.s3_store"]
+
+RANGE = 2**20
+PART = 5 * 2**20
+"""The smallest part that S3 takes."""
+BRISK = tuple(fault for fault in FAULTS if fault != "timeout")
+SEED = 20_250_211
+
+
+def store() -> ObjectStore:
+    """The server behind `bucket`; imported late, for pytest must load the plugin first."""
+    from tests.s3_store import shared_store
+
+    return shared_store()
+
+
+@pytest.fixture
+def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """The store behind a proxy; small parts, short waits."""
+    with fault_proxy(store().endpoint) as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", running.url)
+        monkeypatch.setenv("EQUILIBRATE_S3_TIMEOUT_S", "0.7")
+        monkeypatch.setattr(s3_upload, "PART_BYTES", PART)
+        monkeypatch.setattr(s3_download, "RANGE_BYTES", RANGE)
+        monkeypatch.setattr(s3_retries, "FIRST_DELAY_S", 0.01)
+        monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.01)
+        yield running
+
+
+def once(fault: str, method: str, part: str = "") -> "Once":
+    return Once(fault, method, part)
+
+
+class Once:
+    """A fault for the first exchange of a kind."""
+
+    def __init__(self, fault: str, method: str, part: str) -> None:
+        self.fault, self.method, self.part, self.used = fault, method, part, False
+
+    def __call__(self, method: str, path: str) -> str:
+        if self.used or method != self.method or self.part not in path:
+            return ""
+        self.used = True
+        return self.fault
+
+
+def content(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def file_of(folder: Path, size: int, seed: int = 0) -> Path:
+    path = folder / f"file-{size}-{seed}"
+    path.write_bytes(content(size, seed))
+    return path
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("size", [1000, PART + 17])
+def test_one_fault_on_the_way_up_changes_nothing(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, fault: str, size: int
+) -> None:
+    proxy.choose = once(fault, "PUT")
+    s3.upload_file(file_of(tmp_path, size), f"{bucket}/f")
+    assert proxy.done[fault] == (1 if fault not in ("broken", "truncated") else proxy.done[fault])
+    target = parse_uri(f"{bucket}/f")
+    stored = s3.connect().get_object(Bucket=target.bucket, Key=target.key)["Body"].read()
+    assert stored == content(size)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("size", [1000, 3 * RANGE + 17])
+def test_one_fault_on_the_way_down_changes_nothing(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, fault: str, size: int
+) -> None:
+    s3.upload_file(file_of(tmp_path, size), f"{bucket}/f")
+    proxy.choose = once(fault, "GET", "/f")
+    s3.download_file(f"{bucket}/f", tmp_path / "back")
+    assert proxy.done[fault] == 1
+    assert (tmp_path / "back").read_bytes() == content(size)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_object_of_others_is_verified_by_its_etag(
+    proxy: FaultProxy, bucket: str, tmp_path: Path
+) -> None:
+    target = parse_uri(f"{bucket}/theirs")
+    s3.connect().put_object(Bucket=target.bucket, Key=target.key, Body=content(5000))
+    proxy.choose = once("corrupted", "GET")
+    s3.download_file(f"{bucket}/theirs", tmp_path / "back")
+    assert proxy.done["corrupted"] == 1
+    assert (tmp_path / "back").read_bytes() == content(5000)
+
+
+def test_two_hundred_faults_and_no_wrong_byte(
+    proxy: FaultProxy, bucket: str, tmp_path: Path
+) -> None:
+    draw = random.Random(SEED)
+
+    def some(method: str, path: str) -> str:
+        enough = sum(proxy.done.values()) >= 200
+        return "" if enough or draw.random() > 0.3 else draw.choice((*FAULTS, *BRISK))
+
+    proxy.choose = some
+    finished, failures = 0, []
+    while sum(proxy.done.values()) < 200:
+        size = draw.choice([0, 1, 1000, 2000, RANGE, RANGE + 1, 2 * RANGE, PART + 1])
+        source, back = file_of(tmp_path, size, finished), tmp_path / "back"
+        try:
+            s3.upload_file(source, f"{bucket}/f{finished}")
+            s3.download_file(f"{bucket}/f{finished}", back)
+        except StorageError as error:
+            assert "\n" not in str(error)
+            assert not back.exists()
+            failures.append(str(error))
+            continue
+        assert back.read_bytes() == source.read_bytes()
+        back.unlink()
+        finished += 1
+    assert sum(proxy.done.values()) >= 200
+    assert set(proxy.done) == set(FAULTS)
+    assert finished >= 20 and len(failures) <= finished // 4, failures
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("500", "cannot serve the request now"),
+        ("503", "cannot serve the request now"),
+        ("expired", "session token has expired.*renew AWS_SESSION_TOKEN"),
+        ("corrupted", "altered"),
+        ("reset", "cannot reach the object store|broke off"),
+        ("truncated", "broke off|Incomplete|Connection"),
+        ("timeout", "[Tt]imed? ?out|cannot reach"),
+    ],
+)
+def test_lasting_fault_ends_with_one_line_and_no_file(
+    proxy: FaultProxy,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    monkeypatch.setattr(s3_retries, "ROUNDS", 2)
+    s3.upload_file(file_of(tmp_path, 1000), f"{bucket}/f")
+    proxy.choose = lambda method, path: fault if method == "GET" and "/f" in path else ""
+    with pytest.raises(StorageError, match=words) as caught:
+        s3.download_file(f"{bucket}/f", tmp_path / "back")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{bucket}/f: ")
+    assert not (tmp_path / "back").exists()
+
+
+def test_interrupted_upload_goes_on_from_the_parts_that_arrived(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_upload, "WORKERS", 1)
+    monkeypatch.setenv("EQUILIBRATE_S3_TIMEOUT_S", "20")  # a slow answer is no fault here
+    path = file_of(tmp_path, 4 * PART)
+    proxy.choose = lambda method, path: "expired" if "partNumber=3" in path else ""
+    with pytest.raises(StorageError, match="expired"):
+        s3.upload_file(path, f"{bucket}/f")
+    proxy.choose = lambda method, path: ""
+    proxy.requests.clear()
+    s3.upload_file(path, f"{bucket}/f")
+    sent = [p for method, p in proxy.requests if method == "PUT"]
+    assert len(sent) == 2 and all(f"partNumber={n}" in p for n, p in zip((3, 4), sent, strict=True))
+    s3.download_file(f"{bucket}/f", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content(4 * PART)
+
+
+def test_parts_of_other_content_are_not_taken(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_upload, "WORKERS", 1)
+    proxy.choose = lambda method, path: "expired" if "partNumber=3" in path else ""
+    with pytest.raises(StorageError, match="expired"):
+        s3.upload_file(file_of(tmp_path, 3 * PART, seed=1), f"{bucket}/f")
+    proxy.choose = lambda method, path: ""
+    s3.upload_file(file_of(tmp_path, 3 * PART, seed=2), f"{bucket}/f")
+    s3.download_file(f"{bucket}/f", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content(3 * PART, seed=2)
+
+
+def test_object_replaced_during_a_download_is_not_mixed(
+    proxy: FaultProxy, bucket: str, tmp_path: Path
+) -> None:
+    s3.upload_file(file_of(tmp_path, 4 * RANGE, seed=1), f"{bucket}/f")
+    replaced = threading.Event()
+    target = parse_uri(f"{bucket}/f")
+    direct = s3.connect(store().environment)
+
+    def replace(method: str, path: str) -> str:
+        if method == "GET" and not replaced.is_set():
+            replaced.set()
+            direct.put_object(Bucket=target.bucket, Key=target.key, Body=content(4 * RANGE, seed=2))
+        return ""
+
+    proxy.choose = replace
+    with pytest.raises(StorageError, match="replaced meanwhile"):
+        s3.download_file(f"{bucket}/f", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
