@@ -5,10 +5,11 @@ Kubeflow UI can edit them and an edited section re-runs its stage and what depen
 """
 
 # kfp reads real annotations: no `from __future__ import annotations` here.
-from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from components.assemble_dataset.component import assemble_dataset
 from components.classify_prompts.component import classify_prompts
@@ -19,6 +20,7 @@ from components.judge_responses.component import judge_responses
 from components.publish_model.component import publish_model
 from components.record_run.component import record_run
 from components.resolve_inputs.component import resolve_inputs
+from components.resolve_inputs.config import CHANGED, ResolveInputsConfig
 from components.score_benchmarks.component import score_benchmarks
 from components.score_tokens.component import score_tokens
 from components.train_policy.component import train_policy
@@ -26,12 +28,18 @@ from components.train_scorer.component import train_scorer
 from components.write_report.component import write_report
 from equilibrate_core.config import to_json
 from equilibrate_core.digests import code_digest
-from pipelines.run_config import KubeflowConfig, RunConfig
+from pipelines.kubeflow_config import POOLS
+from pipelines.placement import placement_defaults, placer, with_parameters
+from pipelines.run_config import RunConfig
+
+RUN_ID = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+CREATED = dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER
 
 
-def sections(config: RunConfig) -> dict[str, str]:
+def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
     """The pipeline's parameters and their defaults: every task's own section as JSON."""
     generate = config.generate_responses
+    ask = config.kubeflow.api_url if cluster else ""
     return {
         "resolve_inputs_config": to_json(resolver_config(config)),
         "import_data_config": to_json(config.import_data),
@@ -52,16 +60,28 @@ def sections(config: RunConfig) -> dict[str, str]:
             config.write_report.model_copy(update={"run_name": config.name})
         ),
         "publish_model_config": to_json(config.publish_model),
-        "record_run_config": to_json(config.record_run),
+        "record_run_config": to_json(
+            config.record_run.model_copy(update={"pipeline": config.name, "api_url": ask})
+        ),
     }
 
 
-def alignment_pipeline(config: RunConfig) -> Any:
-    """Build the pipeline of a run; its defaults are the run's sections."""
-    default = sections(config)
-    cpu, train, vllm = _pools(config.kubeflow)
+def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
+    """Build the pipeline of a run; its defaults are the run's sections.
 
-    @dsl.pipeline(name=config.name, description=config.description or "Align a language model.")
+    For a cluster it also has parameters for images, resources and placement.
+    """
+    default = sections(config, cluster=cluster)
+    placement_default = placement_defaults(config.kubeflow) if cluster else {}
+    ttl = dsl.PipelineConfig(ttl_seconds_after_finished=config.kubeflow.ttl_s)
+    started = CREATED if cluster else datetime.now(UTC).isoformat()
+
+    @dsl.pipeline(
+        name=config.name,
+        description=config.description or "Align a language model.",
+        pipeline_config=ttl if cluster else None,
+    )
+    @with_parameters(placement_default)
     def alignment(
         resolve_inputs_config: str = default["resolve_inputs_config"],
         import_data_config: str = default["import_data_config"],
@@ -81,43 +101,77 @@ def alignment_pipeline(config: RunConfig) -> Any:
         write_report_config: str = default["write_report_config"],
         publish_model_config: str = default["publish_model_config"],
         record_run_config: str = default["record_run_config"],
+        *placement: Any,
     ):
-        end = cpu(record_run(config=record_run_config), "Record run", cached=False)
-        with dsl.ExitHandler(end, name="Alignment"):
-            inputs = cpu(
+        settings = ""
+        if config.resolve_inputs.skip_unchanged:  # what makes a run new beside its inputs
+            own_settings = (
+                import_data_config,
+                import_model_config,
+                judge_model_config,
+                classify_prompts_config,
+                assemble_dataset_config,
+                reward_model_config,
+                cost_model_config,
+                eval_cost_model_config,
+                score_tokens_config,
+                train_policy_config,
+                generate_base_config,
+                generate_aligned_config,
+                judge_responses_config,
+                score_benchmarks_config,
+                write_report_config,
+                publish_model_config,
+            )
+            codes = [code_digest(stage) for stage in sorted(POOLS)]
+            settings = "\n".join([*codes, *(str(section) for section in own_settings)])
+        place = placer(config.kubeflow, dict(zip(placement_default, placement, strict=True)))
+        end = place(
+            record_run(config=record_run_config, run_id=RUN_ID, started=started),
+            "Record run",
+            cached=False,
+        )
+        with ExitStack() as groups:
+            groups.enter_context(dsl.ExitHandler(end, name="Alignment"))
+            inputs = place(
                 resolve_inputs(
-                    config=resolve_inputs_config, code_digest=code_digest("resolve_inputs")
+                    config=resolve_inputs_config,
+                    code_digest=code_digest("resolve_inputs"),
+                    run_id=RUN_ID,
+                    settings=settings,
                 ),
                 "Resolve inputs",
                 cached=False,
             )
-            data = cpu(
+            if config.resolve_inputs.skip_unchanged:
+                groups.enter_context(dsl.If(inputs.outputs["news"] == CHANGED, name="If changed"))
+            data = place(
                 import_data(
                     config=import_data_config,
                     code_digest=code_digest("import_data"),
-                    input_digests=inputs.output,
+                    input_digests=inputs.outputs["digests"],
                 ),
                 "Import data",
             )
-            base = cpu(
+            base = place(
                 import_model(
                     config=import_model_config,
                     code_digest=code_digest("import_model"),
-                    input_digests=inputs.output,
+                    input_digests=inputs.outputs["digests"],
                 ),
                 "Import base model",
             ).outputs["base_model"]
             judge = base
             if config.judge_model is not None:
-                judge = cpu(
+                judge = place(
                     import_model(
                         config=judge_model_config,
                         code_digest=code_digest("import_model"),
-                        input_digests=inputs.output,
+                        input_digests=inputs.outputs["digests"],
                     ),
                     "Import judge model",
                 ).outputs["base_model"]
-            labelled = vllm(
+            labelled = place(
                 classify_prompts(
                     config=classify_prompts_config,
                     code_digest=code_digest("classify_prompts"),
@@ -126,7 +180,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 ),
                 "Classify prompts",
             ).outputs["labelled_prompts"]
-            dataset = cpu(
+            dataset = place(
                 assemble_dataset(
                     config=assemble_dataset_config,
                     code_digest=code_digest("assemble_dataset"),
@@ -137,7 +191,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
             )
 
             def scorer(section: Any, name: str) -> Any:
-                return train(
+                return place(
                     train_scorer(
                         config=section,
                         code_digest=code_digest("train_scorer"),
@@ -150,7 +204,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
             reward_model = scorer(reward_model_config, "Train reward model")
             cost_model = scorer(cost_model_config, "Train cost model")
             eval_cost_model = scorer(eval_cost_model_config, "Train evaluation cost model")
-            scored = train(
+            scored = place(
                 score_tokens(
                     config=score_tokens_config,
                     code_digest=code_digest("score_tokens"),
@@ -161,7 +215,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 ),
                 "Score tokens",
             ).outputs["scored_pairs"]
-            policy = train(
+            policy = place(
                 train_policy(
                     config=train_policy_config,
                     code_digest=code_digest("train_policy"),
@@ -173,7 +227,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
             ).outputs["policy"]
 
             def generations(section: Any, model: Any, arm: str) -> Any:
-                return vllm(
+                return place(
                     generate_responses(
                         config=section,
                         code_digest=code_digest("generate_responses"),
@@ -184,7 +238,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 ).outputs["generations"]
 
             def verdicts(answers: Any, arm: str, **others: Any) -> Any:
-                return vllm(
+                return place(
                     judge_responses(
                         config=judge_responses_config,
                         code_digest=code_digest("judge_responses"),
@@ -199,11 +253,11 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 ).outputs["verdicts"]
 
             def benchmarks(model: Any, arm: str) -> Any:
-                return vllm(
+                return place(
                     score_benchmarks(
                         config=score_benchmarks_config,
                         code_digest=code_digest("score_benchmarks"),
-                        input_digests=inputs.output,
+                        input_digests=inputs.outputs["digests"],
                         model=model,
                     ),
                     f"Benchmark {arm} model",
@@ -211,7 +265,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
 
             base_answers = generations(generate_base_config, base, "base")
             aligned_answers = generations(generate_aligned_config, policy, "aligned")
-            written = cpu(
+            written = place(
                 write_report(
                     config=write_report_config,
                     code_digest=code_digest("write_report"),
@@ -233,7 +287,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 ),
                 "Write report",
             )
-            cpu(
+            place(
                 publish_model(
                     config=publish_model_config,
                     code_digest=code_digest("publish_model"),
@@ -247,52 +301,17 @@ def alignment_pipeline(config: RunConfig) -> Any:
     return alignment
 
 
-Pool = Callable[..., Any]
-
-
-def _pools(config: KubeflowConfig) -> tuple[Pool, Pool, Pool]:
-    """One decorator per kind of task: its image, resources, placement, secrets and retries."""
-
-    def pool(image: str, kind: str) -> Pool:
-        resources = getattr(config, kind)
-
-        def place(task: Any, name: str, *, cached: bool = True) -> Any:
-            task.set_display_name(name)
-            task.set_caching_options(cached)
-            task.set_container_image(image)
-            task.set_cpu_request(resources.cpu).set_memory_request(resources.memory)
-            task.set_memory_limit(resources.memory)
-            if config.max_retries:
-                task.set_retry(config.max_retries, backoff_duration="30s", backoff_factor=2)
-            if config.s3_secret:
-                keys = {key: key for key in config.secret_variables}
-                kubernetes.use_secret_as_env(task, config.s3_secret, keys)
-            if resources.accelerators:
-                task.set_accelerator_type(config.accelerator_type)
-                task.set_accelerator_limit(resources.accelerators)
-                for key, value in config.node_selector.items():
-                    kubernetes.add_node_selector(task, key, value)
-                for key in config.tolerate:
-                    kubernetes.add_toleration(task, key=key, operator="Exists")
-            return task
-
-        return place
-
-    return (
-        pool(config.cpu_image, "cpu"),
-        pool(config.train_image, "train"),
-        pool(config.vllm_image, "vllm"),
-    )
-
-
-def resolver_config(config: RunConfig) -> Any:
+def resolver_config(config: RunConfig) -> ResolveInputsConfig:
     """What resolve_inputs looks at: every source, model and benchmark folder of the run."""
-    from components.resolve_inputs.config import ResolveInputsConfig
-
     models = [m for m in (config.import_model, config.judge_model) if m is not None]
     pinned = [f"{m.uri}@{m.revision}" if m.revision else m.uri for m in models]
-    uris = [*pinned, config.score_benchmarks.data_uri]
-    return ResolveInputsConfig(
-        sources=config.import_data.sources,
-        uris=tuple(uri for uri in uris if uri not in ("smollm2", "hub")),
-    )
+    uris = [*config.resolve_inputs.uris, *pinned, config.score_benchmarks.data_uri]
+    publish = config.publish_model
+    values = config.resolve_inputs.model_dump() | {
+        "sources": [{"uri": source.uri} for source in config.import_data.sources],
+        "uris": [uri for uri in uris if uri not in ("smollm2", "hub")],
+        "pipeline": config.name,
+        "records_uri": config.record_run.destination_uri,
+        "published_uri": f"{publish.destination_uri.rstrip('/')}/{publish.name}",
+    }
+    return ResolveInputsConfig.model_validate(values)

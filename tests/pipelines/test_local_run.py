@@ -175,3 +175,21 @@ def test_changed_input_data_is_noticed_and_a_broken_row_quarantined(
     with pytest.raises(StageError):  # what comes after import_data is not at issue here
         go(workplace, too_strict)
     assert read_manifest(artifact(workplace, "import-data", "quarantine")).rows == 1
+
+
+def test_a_run_without_news_ends_after_one_task_and_a_change_wakes_it(
+    first: Outcome, workplace: Path
+) -> None:
+    def careful(values: dict[str, Any]) -> None:
+        values["resolve_inputs"] = {"skip_unchanged": True}
+
+    def refused(values: dict[str, Any]) -> None:
+        careful(values)
+        values["write_report"]["gate"] = {"label": "strict", "min_judge_kappa": 0.99}
+
+    assert go(workplace, careful).publication["published"]
+    again = go(workplace, careful)
+    assert ran(again) == {"resolve-inputs", "record-run"}
+    assert again.summary == ["nothing new since the last completed run"]
+    assert "write-report" in ran(go(workplace, refused))
+    assert ran(go(workplace, refused)) == {"resolve-inputs", "record-run"}  # refused, but complete
