@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-.PHONY: help setup model run test check bench clean
+.PHONY: help setup model run test check bench golden clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -37,6 +37,9 @@ check: setup  ## lint, types, import rules
 
 bench: model  ## side-by-side measurements (slow)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+golden: setup  ## compile the kept pipeline anew; look at its diff before you commit
+	$(BIN)/python -W ignore -m tests.pipelines.golden_pipeline
 
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs build *.egg-info
