@@ -95,7 +95,11 @@ def placer(config: KubeflowConfig, channels: Mapping[str, Any]) -> Place:
         number = NUMBERS.get(stage)
         task.set_display_name(f"{number} {name}" if number else name)
         task.set_caching_options(cached)
-        task.set_container_image(values[f"{POOLS[stage]}_image"])
+        image = values[f"{POOLS[stage]}_image"]
+        if channels:
+            _on_cluster(task, stage, config, values, image)
+        else:
+            task.set_container_image(image)
         if config.max_retries:
             task.set_retry(
                 config.max_retries,
@@ -103,14 +107,14 @@ def placer(config: KubeflowConfig, channels: Mapping[str, Any]) -> Place:
                 backoff_factor=2,
                 backoff_max_duration=f"{config.retry_backoff_max_s}s",
             )
-        if channels:
-            _on_cluster(task, stage, config, values)
         return task
 
     return place
 
 
-def _on_cluster(task: Any, stage: Any, config: KubeflowConfig, values: Mapping[str, Any]) -> None:
+def _on_cluster(
+    task: Any, stage: Any, config: KubeflowConfig, values: Mapping[str, Any], image: Any
+) -> None:
     resources = config.resources(stage)
     used = {name: values[f"{stage}_{name}"] for name in ("cpu", "memory")}
     kubernetes.set_timeout(task, resources.timeout_s)
@@ -119,7 +123,7 @@ def _on_cluster(task: Any, stage: Any, config: KubeflowConfig, values: Mapping[s
         kubernetes.use_secret_as_env(task, values["s3_secret"], keys)
     if config.model_cache and stage in READS_MODELS:
         kubernetes.mount_pvc(task, values["model_cache"], CACHE_PATH)
-        task.set_env_variable(CACHE_VARIABLE, CACHE_PATH)
+        task.container_spec.env = {**(task.container_spec.env or {}), CACHE_VARIABLE: CACHE_PATH}
     if resources.accelerators:
         used["type"] = values["accelerator_type"]
         used["count"] = values[f"{stage}_accelerators"]
@@ -130,6 +134,7 @@ def _on_cluster(task: Any, stage: Any, config: KubeflowConfig, values: Mapping[s
             kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", config.queue)
     # Not by the task's setters: each inspects the whole stack, which doubles the time of a compile,
     # and they forget to declare the parameter, so that a group of tasks does not hand it on.
+    task.container_spec.image = str(image)
     task.container_spec.resources = structures.ResourceSpec(
         cpu_request=str(used["cpu"]),
         memory_request=str(used["memory"]),
@@ -137,4 +142,4 @@ def _on_cluster(task: Any, stage: Any, config: KubeflowConfig, values: Mapping[s
         accelerator_type=str(used["type"]) if "type" in used else None,
         accelerator_count=str(used["count"]) if "count" in used else None,
     )
-    task.register_pipeline_channels(list(used.values()))
+    task.register_pipeline_channels([image, *used.values()])

@@ -5,6 +5,7 @@ if asked. Submitting the same file twice makes two runs of one version.
 """
 
 import hashlib
+import itertools
 import json
 import secrets
 import tempfile
@@ -67,10 +68,20 @@ def compile_run(config: RunConfig) -> Compiled:
         path = Path(folder) / "pipeline.yaml"
         pipeline = alignment_pipeline(config, cluster=True)
         compiler.Compiler().compile(pipeline, str(path))
-        text = path.read_text(encoding="utf-8")
+        text = without_comments(path.read_text(encoding="utf-8"))
     inputs = pipeline.pipeline_spec.root.input_definitions.parameters
     type_name = pipeline_spec_pb2.ParameterType.ParameterTypeEnum.Name
     return Compiled(text, {n: type_name(inputs[n].parameter_type) for n in inputs})
+
+
+def without_comments(text: str) -> str:
+    """Compiled YAML less kfp's opening comments.
+
+    They list maps in an order that changes from one process to the next, and equal pipelines must
+    have equal texts.
+    """
+    lines = text.splitlines(keepends=True)
+    return "".join(itertools.dropwhile(lambda line: line.startswith("#"), lines))
 
 
 def parse_parameters(pairs: Sequence[str], types: Mapping[str, str]) -> dict[str, Any]:
