@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-.PHONY: help setup model run test test-browser check bench images test-containers sbom audit clean
+.PHONY: help setup model run test test-browser check bench golden images test-containers sbom audit clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -64,6 +64,8 @@ audit:  ## look every pinned package up in the advisory database (needs to reach
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit \
 		&& build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
 	build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
+golden: setup  ## compile the kept pipeline anew; look at its diff before you commit
+	$(BIN)/python -W ignore -m tests.pipelines.golden_pipeline
 
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs build *.egg-info

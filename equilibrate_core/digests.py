@@ -33,7 +33,8 @@ def code_digest(stage: str) -> str:
     return sha.hexdigest()[:16]
 
 
-def _project_imports(source: Path) -> set[Path]:
+@cache
+def _project_imports(source: Path) -> frozenset[Path]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -41,7 +42,7 @@ def _project_imports(source: Path) -> set[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     paths = (_module_path(name) for name in names if name.split(".")[0] in PROJECT_PACKAGES)
-    return {path for path in paths if path is not None}
+    return frozenset(path for path in paths if path is not None)
 
 
 def _module_path(name: str) -> Path | None:

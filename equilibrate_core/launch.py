@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from equilibrate_core.artifacts import write_json
 from equilibrate_core.config import StageConfig, load_config
 from equilibrate_core.errors import StageError
+from equilibrate_core.model_cache import shelve, unshelve
 from equilibrate_core.stage import (
     Metrics,
     Stage,
@@ -60,7 +61,12 @@ def launch(
     try:
         section = load_config(config, config_type)
         arguments = {n: Path(a.path) for n, a in paths.items() if a is not None}
-        scalars = run_stage(stage, section, arguments)
+        if stage.__name__ == "import_model":
+            scalars = run_stage(stage, section, arguments)
+            shelve(arguments["base_model"])
+        else:
+            found = {name: unshelve(path) for name, path in arguments.items()}
+            scalars = run_stage(stage, section, found)
         for name, value in scalars.items():
             metrics.log_metric(name, value)
         write_json(Path(metrics.path), scalars)

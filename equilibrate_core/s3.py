@@ -96,6 +96,16 @@ def exists(uri: str) -> bool:
         return _head(parse_uri(uri), absent_ok=True) is not None
 
 
+def stored_digest(uri: str) -> str | None:
+    """SHA-256 that `upload_file` stored with an object; None without the object or the digest.
+
+    Whoever overwrites the object with other tools loses it.
+    """
+    with storage_errors(uri):
+        head = _head(parse_uri(uri), absent_ok=True)
+    return None if head is None else head.get("Metadata", {}).get("sha256")
+
+
 def content_digest(uri: str) -> str:
     """What changes when the content at a URI does: version id, else ETag, size and key.
 

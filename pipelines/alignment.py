@@ -5,11 +5,11 @@ Kubeflow UI can edit them and an edited section re-runs its stage and what depen
 """
 
 # kfp reads real annotations: no `from __future__ import annotations` here.
-import inspect
-from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from components.assemble_dataset.component import assemble_dataset
 from components.build_pairs.component import build_pairs
@@ -21,6 +21,7 @@ from components.judge_responses.component import judge_responses
 from components.publish_model.component import publish_model
 from components.record_run.component import record_run
 from components.resolve_inputs.component import resolve_inputs
+from components.resolve_inputs.config import CHANGED, ResolveInputsConfig
 from components.score_benchmarks.component import score_benchmarks
 from components.score_tokens.component import score_tokens
 from components.train_policy.component import train_policy
@@ -28,13 +29,26 @@ from components.train_scorer.component import train_scorer
 from components.write_report.component import write_report
 from equilibrate_core.config import to_json
 from equilibrate_core.digests import code_digest
-from pipelines.run_config import KubeflowConfig, RunConfig
+from pipelines.kubeflow_config import POOLS
+from pipelines.placement import placement_defaults, placer, with_parameters
+from pipelines.run_config import RunConfig
+
+RUN_ID = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+CREATED = dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER
+OPTIONAL = ("build_pairs_config", "train_control_config", "generate_control_config")
+"""Parameters that are there only when their section is: others would puzzle in the UI."""
 
 
-def sections(config: RunConfig) -> dict[str, str]:
+def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
     """The pipeline's parameters and their defaults: every task's own section as JSON."""
     generate = config.generate_responses
-    optional = {} if config.build_pairs is None else {"build_pairs": config.build_pairs}
+    ask = config.kubeflow.api_url if cluster else ""
+    optional: dict[str, Any] = {}
+    if config.build_pairs is not None:
+        optional["build_pairs"] = config.build_pairs
+    if config.train_control is not None:
+        optional["train_control"] = config.train_control
+        optional["generate_control"] = generate.model_copy(update={"model_name": "control"})
     return {
         "resolve_inputs_config": to_json(resolver_config(config)),
         "import_data_config": to_json(config.import_data),
@@ -47,26 +61,39 @@ def sections(config: RunConfig) -> dict[str, str]:
         "eval_cost_model_config": to_json(config.train_scorer.eval_cost),
         "score_tokens_config": to_json(config.score_tokens),
         "train_policy_config": to_json(config.train_policy),
-        "train_control_config": to_json(config.train_control or config.train_policy),
         "generate_base_config": to_json(generate.model_copy(update={"model_name": "base"})),
         "generate_aligned_config": to_json(generate.model_copy(update={"model_name": "aligned"})),
-        "generate_control_config": to_json(generate.model_copy(update={"model_name": "control"})),
         "judge_responses_config": to_json(config.judge_responses),
         "score_benchmarks_config": to_json(config.score_benchmarks),
         "write_report_config": to_json(
             config.write_report.model_copy(update={"run_name": config.name})
         ),
         "publish_model_config": to_json(config.publish_model),
-        "record_run_config": to_json(config.record_run),
+        "record_run_config": to_json(
+            config.record_run.model_copy(update={"pipeline": config.name, "api_url": ask})
+        ),
         **{f"{name}_config": to_json(section) for name, section in optional.items()},
     }
 
 
-def alignment_pipeline(config: RunConfig) -> Any:
-    """Build the pipeline of a run; its defaults are the run's sections."""
-    default = sections(config)
-    cpu, train, vllm = _pools(config.kubeflow)
+def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
+    """Build the pipeline of a run; its defaults are the run's sections.
 
+    For a cluster it also has parameters for images, resources and placement.
+    """
+    default = sections(config, cluster=cluster)
+    optional = {name: default[name] for name in OPTIONAL if name in default}
+    stages = [stage for stage in POOLS if stage != "build_pairs" or config.build_pairs is not None]
+    placement = placement_defaults(config.kubeflow, stages) if cluster else {}
+    ttl = dsl.PipelineConfig(ttl_seconds_after_finished=config.kubeflow.ttl_s)
+    started = CREATED if cluster else datetime.now(UTC).isoformat()
+
+    @dsl.pipeline(
+        name=config.name,
+        description=config.description or "Align a language model.",
+        pipeline_config=ttl if cluster else None,
+    )
+    @with_parameters(optional | placement)
     def alignment(
         resolve_inputs_config: str = default["resolve_inputs_config"],
         import_data_config: str = default["import_data_config"],
@@ -79,53 +106,86 @@ def alignment_pipeline(config: RunConfig) -> Any:
         eval_cost_model_config: str = default["eval_cost_model_config"],
         score_tokens_config: str = default["score_tokens_config"],
         train_policy_config: str = default["train_policy_config"],
-        train_control_config: str = default["train_control_config"],
         generate_base_config: str = default["generate_base_config"],
         generate_aligned_config: str = default["generate_aligned_config"],
-        generate_control_config: str = default["generate_control_config"],
         judge_responses_config: str = default["judge_responses_config"],
         score_benchmarks_config: str = default["score_benchmarks_config"],
         write_report_config: str = default["write_report_config"],
         publish_model_config: str = default["publish_model_config"],
         record_run_config: str = default["record_run_config"],
-        build_pairs_config: str = default.get("build_pairs_config", ""),
+        *others: Any,
     ):
-        end = cpu(record_run(config=record_run_config), "Record run", cached=False)
-        with dsl.ExitHandler(end, name="Alignment"):
-            inputs = cpu(
+        other = dict(zip(optional | placement, others, strict=True))
+        settings = ""
+        if config.resolve_inputs.skip_unchanged:  # what makes a run new beside its inputs
+            own_settings = (
+                import_data_config,
+                import_model_config,
+                judge_model_config,
+                classify_prompts_config,
+                assemble_dataset_config,
+                reward_model_config,
+                cost_model_config,
+                eval_cost_model_config,
+                score_tokens_config,
+                train_policy_config,
+                generate_base_config,
+                generate_aligned_config,
+                judge_responses_config,
+                score_benchmarks_config,
+                write_report_config,
+                publish_model_config,
+                *(other[name] for name in optional),
+            )
+            codes = [code_digest(stage) for stage in sorted(POOLS)]
+            settings = "\n".join([*codes, *(str(section) for section in own_settings)])
+        place = placer(config.kubeflow, {name: other[name] for name in placement})
+        end = place(
+            record_run(config=record_run_config, run_id=RUN_ID, started=started),
+            "Record run",
+            cached=False,
+        )
+        with ExitStack() as groups:
+            groups.enter_context(dsl.ExitHandler(end, name="Alignment"))
+            inputs = place(
                 resolve_inputs(
-                    config=resolve_inputs_config, code_digest=code_digest("resolve_inputs")
+                    config=resolve_inputs_config,
+                    code_digest=code_digest("resolve_inputs"),
+                    run_id=RUN_ID,
+                    settings=settings,
                 ),
                 "Resolve inputs",
                 cached=False,
             )
-            data = cpu(
+            if config.resolve_inputs.skip_unchanged:
+                groups.enter_context(dsl.If(inputs.outputs["news"] == CHANGED, name="If changed"))
+            data = place(
                 import_data(
                     config=import_data_config,
                     code_digest=code_digest("import_data"),
-                    input_digests=inputs.output,
+                    input_digests=inputs.outputs["digests"],
                 ),
                 "Import data",
             )
-            base = cpu(
+            base = place(
                 import_model(
                     config=import_model_config,
                     code_digest=code_digest("import_model"),
-                    input_digests=inputs.output,
+                    input_digests=inputs.outputs["digests"],
                 ),
                 "Import base model",
             ).outputs["base_model"]
             judge = base
             if config.judge_model is not None:
-                judge = cpu(
+                judge = place(
                     import_model(
                         config=judge_model_config,
                         code_digest=code_digest("import_model"),
-                        input_digests=inputs.output,
+                        input_digests=inputs.outputs["digests"],
                     ),
                     "Import judge model",
                 ).outputs["base_model"]
-            labelled = vllm(
+            labelled = place(
                 classify_prompts(
                     config=classify_prompts_config,
                     code_digest=code_digest("classify_prompts"),
@@ -134,7 +194,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 ),
                 "Classify prompts",
             ).outputs["labelled_prompts"]
-            dataset = cpu(
+            dataset = place(
                 assemble_dataset(
                     config=assemble_dataset_config,
                     code_digest=code_digest("assemble_dataset"),
@@ -145,7 +205,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
             )
 
             def scorer(section: Any, name: str) -> Any:
-                return train(
+                return place(
                     train_scorer(
                         config=section,
                         code_digest=code_digest("train_scorer"),
@@ -160,9 +220,9 @@ def alignment_pipeline(config: RunConfig) -> Any:
             eval_cost_model = scorer(eval_cost_model_config, "Train evaluation cost model")
             train_pairs = dataset.outputs["train_pairs"]
             if config.build_pairs is not None:
-                train_pairs = vllm(
+                train_pairs = place(
                     build_pairs(
-                        config=build_pairs_config,
+                        config=other["build_pairs_config"],
                         code_digest=code_digest("build_pairs"),
                         labelled_prompts=labelled,
                         base_model=base,
@@ -172,7 +232,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
                     ),
                     "Build pairs",
                 ).outputs["pairs"]
-            scored = train(
+            scored = place(
                 score_tokens(
                     config=score_tokens_config,
                     code_digest=code_digest("score_tokens"),
@@ -185,7 +245,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
             ).outputs["scored_pairs"]
 
             def trained(section: Any, name: str) -> Any:
-                return train(
+                return place(
                     train_policy(
                         config=section,
                         code_digest=code_digest("train_policy"),
@@ -199,7 +259,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
             policy = trained(train_policy_config, "Train policy")
 
             def generations(section: Any, model: Any, arm: str) -> Any:
-                return vllm(
+                return place(
                     generate_responses(
                         config=section,
                         code_digest=code_digest("generate_responses"),
@@ -210,7 +270,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 ).outputs["generations"]
 
             def verdicts(answers: Any, arm: str, **others: Any) -> Any:
-                return vllm(
+                return place(
                     judge_responses(
                         config=judge_responses_config,
                         code_digest=code_digest("judge_responses"),
@@ -225,11 +285,11 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 ).outputs["verdicts"]
 
             def benchmarks(model: Any, arm: str) -> Any:
-                return vllm(
+                return place(
                     score_benchmarks(
                         config=score_benchmarks_config,
                         code_digest=code_digest("score_benchmarks"),
-                        input_digests=inputs.output,
+                        input_digests=inputs.outputs["digests"],
                         model=model,
                     ),
                     f"Benchmark {arm} model",
@@ -239,8 +299,8 @@ def alignment_pipeline(config: RunConfig) -> Any:
             aligned_answers = generations(generate_aligned_config, policy, "aligned")
             control: dict[str, Any] = {}
             if config.train_control is not None:
-                plain = trained(train_control_config, "Train control policy")
-                answers = generations(generate_control_config, plain, "control")
+                plain = trained(other["train_control_config"], "Train control policy")
+                answers = generations(other["generate_control_config"], plain, "control")
                 control = {
                     "control_policy": plain,
                     "control_generations": answers,
@@ -249,7 +309,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
                     ),
                     "control_benchmarks": benchmarks(plain, "control"),
                 }
-            written = cpu(
+            written = place(
                 write_report(
                     config=write_report_config,
                     code_digest=code_digest("write_report"),
@@ -274,7 +334,7 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 ),
                 "Write report",
             )
-            cpu(
+            place(
                 publish_model(
                     config=publish_model_config,
                     code_digest=code_digest("publish_model"),
@@ -285,60 +345,20 @@ def alignment_pipeline(config: RunConfig) -> Any:
                 cached=False,
             )
 
-    if config.build_pairs is None:  # a parameter nobody reads would only puzzle in the UI
-        signature = inspect.signature(alignment)
-        read = [p for n, p in signature.parameters.items() if n in default]
-        alignment.__signature__ = signature.replace(parameters=read)  # pyright: ignore
-    about = config.description or "Align a language model."
-    return dsl.pipeline(name=config.name, description=about)(alignment)
+    return alignment
 
 
-Pool = Callable[..., Any]
-
-
-def _pools(config: KubeflowConfig) -> tuple[Pool, Pool, Pool]:
-    """One decorator per kind of task: its image, resources, placement, secrets and retries."""
-
-    def pool(image: str, kind: str) -> Pool:
-        resources = getattr(config, kind)
-
-        def place(task: Any, name: str, *, cached: bool = True) -> Any:
-            task.set_display_name(name)
-            task.set_caching_options(cached)
-            task.set_container_image(image)
-            task.set_cpu_request(resources.cpu).set_memory_request(resources.memory)
-            task.set_memory_limit(resources.memory)
-            if config.max_retries:
-                task.set_retry(config.max_retries, backoff_duration="30s", backoff_factor=2)
-            if config.s3_secret:
-                keys = {key: key for key in config.secret_variables}
-                kubernetes.use_secret_as_env(task, config.s3_secret, keys)
-            if resources.accelerators:
-                task.set_accelerator_type(config.accelerator_type)
-                task.set_accelerator_limit(resources.accelerators)
-                for key, value in config.node_selector.items():
-                    kubernetes.add_node_selector(task, key, value)
-                for key in config.tolerate:
-                    kubernetes.add_toleration(task, key=key, operator="Exists")
-            return task
-
-        return place
-
-    return (
-        pool(config.cpu_image, "cpu"),
-        pool(config.train_image, "train"),
-        pool(config.vllm_image, "vllm"),
-    )
-
-
-def resolver_config(config: RunConfig) -> Any:
+def resolver_config(config: RunConfig) -> ResolveInputsConfig:
     """What resolve_inputs looks at: every source, model and benchmark folder of the run."""
-    from components.resolve_inputs.config import ResolveInputsConfig
-
     models = [m for m in (config.import_model, config.judge_model) if m is not None]
     pinned = [f"{m.uri}@{m.revision}" if m.revision else m.uri for m in models]
-    uris = [*pinned, config.score_benchmarks.data_uri]
-    return ResolveInputsConfig(
-        sources=config.import_data.sources,
-        uris=tuple(uri for uri in uris if uri not in ("smollm2", "hub")),
-    )
+    uris = [*config.resolve_inputs.uris, *pinned, config.score_benchmarks.data_uri]
+    publish = config.publish_model
+    values = config.resolve_inputs.model_dump() | {
+        "sources": [{"uri": source.uri} for source in config.import_data.sources],
+        "uris": [uri for uri in uris if uri not in ("smollm2", "hub")],
+        "pipeline": config.name,
+        "records_uri": config.record_run.destination_uri,
+        "published_uri": f"{publish.destination_uri.rstrip('/')}/{publish.name}",
+    }
+    return ResolveInputsConfig.model_validate(values)

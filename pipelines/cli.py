@@ -14,6 +14,7 @@ import typer
 
 from equilibrate_core.errors import ConfigError, EquilibrateError
 from equilibrate_core.redaction import redact
+from pipelines import cluster_cli
 
 app = typer.Typer(
     name="equilibrate",
@@ -22,6 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.command("submit")(cluster_cli.submit)
+app.add_typer(cluster_cli.schedule_app, name="schedule")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Run file (YAML).")]
 WorkDirOption = Annotated[
@@ -107,16 +111,14 @@ def compile_(
     ),
 ) -> None:
     """Compile a run to the YAML that Kubeflow Pipelines takes."""
-    from kfp import compiler
-
-    from pipelines.alignment import alignment_pipeline
     from pipelines.run_config import load_run
+    from pipelines.submit import compile_run
 
     if output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--output {output}: must end in .yaml or .yml")
     output.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(alignment_pipeline(load_run(config)), str(output))
-    typer.echo(f"wrote {output}; upload it in the Kubeflow UI or submit it with the kfp SDK")
+    output.write_text(compile_run(load_run(config)).text, encoding="utf-8")
+    typer.echo(f"wrote {output}; upload it in the Kubeflow UI, or use equilibrate submit")
 
 
 @app.command()

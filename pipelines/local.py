@@ -18,6 +18,7 @@ from typing import Any
 
 from kfp import local
 
+from components.resolve_inputs.config import NOTHING_NEW
 from equilibrate_core.artifacts import remove
 from equilibrate_core.errors import ConfigError, StageError
 from equilibrate_core.s3 import create_bucket, upload_folder
@@ -78,6 +79,10 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
     failed = [task for task, outcome, _ in console.tasks if outcome == "failed"]
     if failure or failed:
         raise StageError(_failure(failed, console, failure))
+    if config.resolve_inputs.skip_unchanged and not _went_on(console):
+        reason = f"{NOTHING_NEW} since the last completed run"
+        publication = {"published": False, "reason": reason}
+        return Outcome(folder, publication, [reason], console.tasks, time.monotonic() - started)
     publication = _collect(artifacts, folder)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return Outcome(
@@ -156,6 +161,11 @@ def _init_kfp(config: RunConfig, runner: RunnerName, artifacts: Path, cache: Pat
         cache_root=str(cache),
         workspace_root=str(artifacts.parent / "workspace"),
     )
+
+
+def _went_on(console: RunConsole) -> bool:
+    """Whether any task ran or was found in the cache beside the first and the last."""
+    return any(task not in ("resolve-inputs", "record-run") for task, _, _ in console.tasks)
 
 
 def _failure(failed: list[str], console: RunConsole, error: Exception | None) -> str:

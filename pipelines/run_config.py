@@ -14,12 +14,14 @@ from components.import_model.config import ImportModelConfig
 from components.judge_responses.config import JudgeResponsesConfig
 from components.publish_model.config import PublishModelConfig
 from components.record_run.config import RecordRunConfig
+from components.resolve_inputs.config import ResolveInputsConfig
 from components.score_benchmarks.config import ScoreBenchmarksConfig
 from components.score_tokens.config import ScoreTokensConfig
 from components.train_policy.config import TrainPolicyConfig
 from components.train_scorer.config import TrainScorerConfig
 from components.write_report.config import WriteReportConfig
 from equilibrate_core.config import Config, load_config
+from pipelines.kubeflow_config import KubeflowConfig
 
 
 class Scorers(Config):
@@ -54,46 +56,6 @@ class LocalConfig(Config):
     `sample` stands for the sample data of the package."""
 
 
-class Resources(Config):
-    """What one task asks of the cluster."""
-
-    cpu: str = "2"
-    """CPU cores."""
-    memory: str = "8Gi"
-    """Main memory."""
-    accelerators: int = Field(default=0, ge=0)
-    """Accelerators of `kubeflow.accelerator_type`."""
-
-
-class KubeflowConfig(Config):
-    """How tasks run on a cluster; the local subprocess runner ignores it."""
-
-    cpu_image: str = "equilibrate/cpu:0.1.0"
-    """Image of the stages without a model; pin it by digest."""
-    train_image: str = "equilibrate/train:0.1.0"
-    """Image of the training and scoring stages; pin it by digest."""
-    vllm_image: str = "equilibrate/vllm:0.1.0"
-    """Image of the generating and judging stages; pin it by digest."""
-    accelerator_type: str = "nvidia.com/gpu"
-    """Kubernetes resource name of the accelerator."""
-    node_selector: dict[str, str] = Field(default={})
-    """Labels of the node pool for tasks with accelerators."""
-    tolerate: tuple[str, ...] = ()
-    """Taint keys tolerated by tasks with accelerators."""
-    s3_secret: str | None = None
-    """Name of the Kubernetes secret whose keys become the AWS_* variables of every task."""
-    secret_variables: tuple[str, ...] = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    """Keys of that secret, equal to the variables' names."""
-    max_retries: int = Field(default=2, ge=0)
-    """Retries of a failed task, with doubling back-off."""
-    cpu: Resources = Resources()
-    """Of stages without a model."""
-    train: Resources = Resources(cpu="8", memory="64Gi", accelerators=1)
-    """Of training and token scoring."""
-    vllm: Resources = Resources(cpu="8", memory="64Gi", accelerators=1)
-    """Of classification, generation, judging and benchmarks."""
-
-
 class RunConfig(Config):
     """One run of the alignment pipeline."""
 
@@ -101,6 +63,8 @@ class RunConfig(Config):
     """Name of the run, of its folder and of its Kubeflow pipeline."""
     description: str = ""
     """One sentence for the Kubeflow UI."""
+    resolve_inputs: ResolveInputsConfig = ResolveInputsConfig()
+    """What decides whether there is anything new; sources and models are filled in."""
     import_data: ImportDataConfig
     """Sources of prompts and pairs."""
     import_model: ImportModelConfig

@@ -90,7 +90,9 @@ def test_component_returns_the_text_and_ends_a_users_mistake_with_code_2(tmp_pat
     (tmp_path / "x").write_text("1")
     run = component.python_func
     good = json.dumps({"uris": [str(tmp_path / "x")]})
-    assert json.loads(run(config=good, code_digest="c")) == resolved(str(tmp_path / "x"))
+    digests, news = run(config=good, code_digest="c")
+    assert json.loads(digests) == resolved(str(tmp_path / "x"))
+    assert news == "changed"
     with pytest.raises(SystemExit) as caught:
         run(config=json.dumps({"uris": [str(tmp_path / "absent")]}), code_digest="c")
     assert caught.value.code == 2

@@ -189,3 +189,21 @@ def test_the_key_every_task_was_given_is_in_no_artifact_log_or_report(
     files = [path for path in (workplace / "runs" / "tiny").rglob("*") if path.is_file()]
     assert len(files) > 50
     assert [path for path in files if secret in path.read_bytes()] == []
+
+
+def test_a_run_without_news_ends_after_one_task_and_a_change_wakes_it(
+    first: Outcome, workplace: Path
+) -> None:
+    def careful(values: dict[str, Any]) -> None:
+        values["resolve_inputs"] = {"skip_unchanged": True}
+
+    def refused(values: dict[str, Any]) -> None:
+        careful(values)
+        values["write_report"]["gate"] = {"label": "strict", "min_judge_kappa": 0.99}
+
+    assert go(workplace, careful).publication["published"]
+    again = go(workplace, careful)
+    assert ran(again) == {"resolve-inputs", "record-run"}
+    assert again.summary == ["nothing new since the last completed run"]
+    assert "write-report" in ran(go(workplace, refused))
+    assert ran(go(workplace, refused)) == {"resolve-inputs", "record-run"}  # refused, but complete

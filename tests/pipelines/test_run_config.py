@@ -22,17 +22,18 @@ def values(**changes: Any) -> dict[str, Any]:
     return yaml.safe_load(LAPTOP.read_text()) | changes
 
 
-def compiled(config: RunConfig, tmp_path: Path) -> dict[str, Any]:
+def compiled(config: RunConfig, tmp_path: Path, *, cluster: bool = False) -> dict[str, Any]:
     target = tmp_path / "pipeline.yaml"
-    compiler.Compiler().compile(alignment_pipeline(config), str(target))
+    compiler.Compiler().compile(alignment_pipeline(config, cluster=cluster), str(target))
     return next(iter(yaml.safe_load_all(target.read_text())))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_every_run_file_loads_and_compiles(path: Path, tmp_path: Path) -> None:
-    spec = compiled(load_run(path), tmp_path)
-    assert spec["pipelineInfo"]["name"] == load_run(path).name
+    for cluster in (False, True):
+        spec = compiled(load_run(path), tmp_path, cluster=cluster)
+        assert spec["pipelineInfo"]["name"] == load_run(path).name
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -43,8 +44,8 @@ def test_a_control_is_trained_judged_and_benchmarked_beside_the_policy(tmp_path:
     (graph,) = (c["dag"]["tasks"] for n, c in spec["components"].items() if "exit-handler" in n)
     names = {task["taskInfo"]["name"] for task in graph.values()}
     assert {
-        "Train control policy", "Generate with control model", "Judge control model",
-        "Benchmark control model",
+        "8 Train control policy", "9 Generate with control model", "10 Judge control model",
+        "11 Benchmark control model",
     } <= names  # fmt: skip
     given = graph["write-report"]["inputs"]["artifacts"]
     assert {"control_policy", "control_generations", "control_verdicts", "control_benchmarks"} <= (
@@ -100,27 +101,6 @@ def test_built_pairs_join_the_train_pairs_only_when_asked_for(tmp_path: Path) ->
         "assemble-dataset",
         "train_pairs",
     )
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_training_tasks_get_the_gpu_pool_and_every_task_the_secret(tmp_path: Path) -> None:
-    kubeflow = {
-        "s3_secret": "s3-keys",
-        "node_selector": {"pool": "gpu"},
-        "tolerate": ["nvidia.com/gpu"],
-        "max_retries": 3,
-    }
-    config = parse_config(values(kubeflow=kubeflow), RunConfig, "test")
-    target = tmp_path / "pipeline.yaml"
-    compiler.Compiler().compile(alignment_pipeline(config), str(target))
-    spec, platform = yaml.safe_load_all(target.read_text())
-    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert executors["exec-train-policy"]["nodeSelector"]["labels"] == {"pool": "gpu"}
-    assert "nodeSelector" not in executors["exec-import-data"]
-    assert all(e["secretAsEnv"][0]["secretName"] == "s3-keys" for e in executors.values())
-    container = spec["deploymentSpec"]["executors"]["exec-train-policy"]["container"]
-    assert container["resources"]["accelerator"]["resourceCount"] == "1"
-    assert container["image"] == config.kubeflow.train_image
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,178 @@
+"""What a task gets on a cluster, and that a run can change it without a new version."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.alignment import alignment_pipeline
+from pipelines.kubeflow_config import KubeflowConfig, Resources, StageResources
+from pipelines.run_config import RunConfig, load_run
+from pipelines.submit import compile_run
+from tests.pipelines.golden_pipeline import FOLDER, GOLDEN, compiled_now
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+RUN = load_run(FOLDER / "run.yaml")
+LAPTOP = Path(__file__).parents[2] / "pipelines" / "configs" / "laptop.yaml"
+
+
+def documents(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    spec, platform = yaml.safe_load_all(compile_run(config).text)
+    return spec, platform["platforms"]["kubernetes"]
+
+
+@pytest.fixture(scope="module")
+def compiled() -> tuple[dict[str, Any], dict[str, Any]]:
+    return documents(RUN)
+
+
+def group(spec: dict[str, Any], prefix: str) -> dict[str, Any]:
+    (found,) = [c for name, c in spec["components"].items() if name.startswith(prefix)]
+    return found
+
+
+def test_the_compiled_pipeline_is_the_one_under_review() -> None:
+    message = "the compiled pipeline changed: run `make golden`, then look at the diff"
+    assert compiled_now() == GOLDEN.read_text(encoding="utf-8"), message
+
+
+def test_compiling_twice_gives_the_same_text() -> None:
+    assert compile_run(RUN).version == compile_run(RUN).version
+    # kfp's opening comments hold maps in an order of the process's own
+    assert not any(line.startswith("#") for line in compile_run(RUN).text.splitlines()[:200])
+
+
+def test_placement_values_are_parameters_with_the_configs_defaults(compiled: Any) -> None:
+    declared = compiled[0]["root"]["inputDefinitions"]["parameters"]
+    defaults = {name: value["defaultValue"] for name, value in declared.items()}
+    assert defaults["train_image"] == "equilibrate/train:0.1.0"
+    assert defaults["train_policy_accelerators"] == "8"
+    assert defaults["train_policy_memory"] == "512Gi"
+    assert defaults["train_scorer_accelerators"] == "1"
+    assert defaults["resolve_inputs_cpu"] == "500m"
+    assert defaults["node_selector"] == {"equilibrate.io/pool": "gpu"}
+    assert defaults["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert defaults["s3_secret"] == "equilibrate-s3"
+    assert defaults["model_cache"] == "equilibrate-model-cache"
+    assert "import_data_accelerators" not in defaults
+
+
+def test_every_parameter_a_task_uses_reaches_its_group(compiled: Any) -> None:
+    """The resource setters of kfp 2.17 leave parameters out of a group's inputs."""
+    spec, platform = compiled
+    executors = platform["deploymentSpec"]["executors"]
+    checked = 0
+    for component in spec["components"].values():
+        declared = component.get("inputDefinitions", {}).get("parameters", {})
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            used = task.get("inputs", {}).get("parameters", {}).values()
+            executor = executors.get(task["componentRef"]["name"].replace("comp-", "exec-"), {})
+            names = {p["componentInputParameter"] for p in used if "componentInputParameter" in p}
+            names |= set(
+                re.findall(r"(?m)componentInputParameter: (\S+)$", yaml.safe_dump(executor))
+            )
+            assert names <= set(declared)
+            checked += len(names)
+    assert checked > 200
+
+
+def test_only_tasks_with_accelerators_go_to_the_gpu_pool(compiled: Any) -> None:
+    spec, platform = compiled
+    executors = platform["deploymentSpec"]["executors"]
+    containers = {n: e["container"] for n, e in spec["deploymentSpec"]["executors"].items()}
+    on_gpus = {n for n, c in containers.items() if "accelerator" in c["resources"]}
+    assert "exec-train-policy" in on_gpus and "exec-import-data" not in on_gpus
+    assert len(on_gpus) == 12
+    for name, executor in executors.items():
+        assert ("nodeSelector" in executor) == (name in on_gpus), name
+        assert ("tolerations" in executor) == (name in on_gpus), name
+        shared = executor.get("emptyDirMounts", [])
+        assert [m["mountPath"] for m in shared] == (["/dev/shm"] if name in on_gpus else []), name
+
+
+def test_every_task_has_its_secret_a_time_limit_and_retries(compiled: Any) -> None:
+    spec, platform = compiled
+    executors = platform["deploymentSpec"]["executors"]
+    assert set(executors) == set(spec["deploymentSpec"]["executors"])
+    for executor in executors.values():
+        assert int(executor["activeDeadlineSeconds"]) > 0
+        (secret,) = executor["secretAsEnv"]
+        names = [entry["envVar"] for entry in secret["keyToEnv"]]
+        assert names == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+    tasks = group(spec, "comp-condition")["dag"]["tasks"]
+    for task in tasks.values():
+        assert task["retryPolicy"] == {
+            "backoffDuration": "30s",
+            "backoffFactor": 2.0,
+            "backoffMaxDuration": "600s",
+            "maxRetryCount": 2,
+        }
+
+
+def test_the_parameters_of_a_pipeline_hold_no_secret_but_its_name() -> None:
+    text = compile_run(RUN).text
+    assert "secretKey: AWS_SECRET_ACCESS_KEY" in text
+    assert "valueFrom" not in text
+
+
+def test_models_are_read_from_the_shared_volume(compiled: Any) -> None:
+    spec, platform = compiled
+    executors = platform["deploymentSpec"]["executors"]
+    mounted = {n for n, e in executors.items() if "pvcMount" in e}
+    assert {"exec-import-model", "exec-judge-responses", "exec-train-policy"} <= mounted
+    assert "exec-write-report" not in mounted
+    for name in mounted:
+        variables = spec["deploymentSpec"]["executors"][name]["container"]["env"]
+        assert {"name": "EQUILIBRATE_MODEL_CACHE", "value": "/models"} in variables
+
+
+def test_the_graph_in_the_ui_is_numbered_like_the_documentation(compiled: Any) -> None:
+    tasks = group(compiled[0], "comp-condition")["dag"]["tasks"]
+    names = {task["taskInfo"]["name"] for task in tasks.values()}
+    assert {"1 Import data", "5 Train cost model", "8 Train policy", "13 Publish model"} <= names
+
+
+def test_finished_runs_are_cleared_away(compiled: Any) -> None:
+    assert compiled[1]["pipelineConfig"]["resourceTtlOnCompletion"] == 7 * 24 * 3600
+
+
+def test_everything_but_the_resolver_waits_for_news(compiled: Any) -> None:
+    outer = group(compiled[0], "comp-exit-handler")["dag"]["tasks"]
+    assert set(outer) == {"resolve-inputs", "condition-2"}
+    condition = outer["condition-2"]["triggerPolicy"]["condition"]
+    assert condition.endswith("resolve-inputs-news'] == 'changed'")
+
+
+def test_what_is_not_configured_is_not_there() -> None:
+    bare = {"s3_secret": None, "model_cache": None, "queue": "equilibrate", "train": {}, "vllm": {}}
+    config = RUN.model_copy(update={"kubeflow": KubeflowConfig.model_validate(bare)})
+    spec, platform = documents(config)
+    assert not {"s3_secret", "model_cache"} & set(spec["root"]["inputDefinitions"]["parameters"])
+    text = yaml.safe_dump(platform)
+    assert "secretAsEnv" not in text and "pvcMount" not in text
+    assert "queue-name" not in text  # no task has an accelerator here
+
+
+def test_tasks_with_accelerators_wait_in_their_queue() -> None:
+    config = RUN.model_copy(update={"kubeflow": KubeflowConfig(queue="equilibrate")})
+    executors = documents(config)[1]["deploymentSpec"]["executors"]
+    labels = executors["exec-train-policy"]["podMetadata"]["labels"]
+    assert labels == {"kueue.x-k8s.io/queue-name": "equilibrate"}
+    assert "podMetadata" not in executors["exec-import-data"]
+
+
+def test_a_stage_takes_what_it_leaves_out_from_its_pool() -> None:
+    config = KubeflowConfig(
+        train=Resources(cpu="4", memory="9Gi", accelerators=2, timeout_s=99),
+        stages={"train_policy": StageResources(accelerators=8)},
+    )
+    policy = config.resources("train_policy")
+    assert policy == Resources(cpu="16", memory="128Gi", accelerators=8, timeout_s=99)
+    assert config.resources("train_scorer") == config.train
+
+
+def test_a_local_run_has_no_placement_parameters() -> None:
+    names = set(alignment_pipeline(load_run(LAPTOP)).component_spec.inputs)
+    assert names and all(name.endswith("_config") for name in names)

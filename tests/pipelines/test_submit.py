@@ -1,0 +1,205 @@
+"""Submission: one version per text, exit code of the run, authenticated and verified calls."""
+
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from equilibrate_core.errors import ConfigError
+from pipelines.cli import main
+from pipelines.kubeflow_api import ApiError, connect
+from pipelines.run_config import RunConfig, load_run
+from pipelines.submit import Target, compile_run, parse_parameters, submit, upload, wait
+from tests.kfp_api import KfpApi, kfp_api
+from tests.pipelines.golden_pipeline import FOLDER
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+RUN_FILE = str(FOLDER / "run.yaml")
+RUN = load_run(FOLDER / "run.yaml")
+TARGET = Target("weekly")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "KFP_HOST KFP_TOKEN KFP_CA_FILE KFP_UI KF_PIPELINES_SA_TOKEN_PATH"
+    for name in (*names.split(), "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def kubeflow() -> Generator[KfpApi]:
+    with kfp_api() as api:
+        yield api
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["equilibrate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def edited(config: RunConfig) -> RunConfig:
+    section = config.train_policy.model_copy(update={"beta": 0.2})
+    return config.model_copy(update={"train_policy": section})
+
+
+def test_submitting_twice_makes_two_runs_of_one_version(kubeflow: KfpApi) -> None:
+    api = connect(kubeflow.host)
+    one, two = submit(api, RUN, TARGET), submit(api, RUN, TARGET)
+    assert kubeflow.names("pipeline") == ["weekly"]
+    assert kubeflow.names("version") == [compile_run(RUN).version]
+    assert kubeflow.names("experiment") == ["weekly"]
+    assert one["pipeline_version_reference"] == two["pipeline_version_reference"]
+    assert one["display_name"] != two["display_name"]
+    assert one["service_account"] == "equilibrate-pipeline"
+
+
+def test_another_text_makes_another_version_of_the_same_pipeline(kubeflow: KfpApi) -> None:
+    api = connect(kubeflow.host)
+    for config in (RUN, edited(RUN), RUN):
+        submit(api, config, TARGET)
+    assert kubeflow.names("pipeline") == ["weekly"]
+    assert len(kubeflow.names("version")) == 2
+
+
+def test_an_existing_version_is_found_on_a_later_page(kubeflow: KfpApi) -> None:
+    api, compiled = connect(kubeflow.host), compile_run(RUN)
+    for number in range(5):
+        api.call("POST", "/experiments", body={"display_name": f"other-{number}"})
+    upload(api, "weekly", compiled, "")
+    names = [item["display_name"] for item in api.items("/experiments", "experiments", {})]
+    assert names == [f"other-{number}" for number in range(5)]
+
+
+def test_a_version_that_somebody_else_makes_in_between_is_taken(kubeflow: KfpApi) -> None:
+    api, compiled = connect(kubeflow.host), compile_run(RUN)
+    first = upload(api, "weekly", compiled, "")
+    kubeflow.blind_lists = 1  # of versions: ours looks before theirs is there
+    assert upload(api, "weekly", compiled, "") == first
+    assert len(kubeflow.names("version")) == 1
+
+
+def test_parameters_are_checked_against_the_pipeline() -> None:
+    types = compile_run(RUN).parameter_types
+    given = ["s3_secret=other=keys", 'node_selector={"pool": "a"}', "tolerations=[]"]
+    assert parse_parameters(given, types) == {
+        "s3_secret": "other=keys",
+        "node_selector": {"pool": "a"},
+        "tolerations": [],
+    }
+    for wrong, message in [
+        ("no_such=1", "want NAME=VALUE with one of"),
+        ("s3_secret", "want NAME=VALUE"),
+        ("node_selector=[]", "want STRUCT"),
+        ("tolerations={", "not JSON"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            parse_parameters([wrong], types)
+
+
+@pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
+def test_waiting_ends_with_the_exit_code_of_the_run(
+    kubeflow: KfpApi,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    code: int,
+) -> None:
+    kubeflow.states = ["PENDING", "RUNNING", "RUNNING", state]
+    error = {"code": 1, "message": "out of memory"}
+    if state == "FAILED":
+        kubeflow.task_details = [
+            {"task_id": "1", "display_name": "8 Train policy", "state": "FAILED", "error": error}
+        ]
+    wanted = ["submit", "-c", RUN_FILE, "--host", kubeflow.host, "--wait", "--poll-s", "0.01"]
+    assert call(monkeypatch, *wanted, "-p", "train_policy_memory=1Ti") == code
+    shown = capsys.readouterr().out
+    (run,) = kubeflow.stored["run"].values()
+    assert f"{kubeflow.host}/#/runs/details/{run['run_id']}" in shown
+    assert run["runtime_config"]["parameters"] == {"train_policy_memory": "1Ti"}
+    assert ("failed task: 8 Train policy out of memory" in shown) == (state == "FAILED")
+
+
+def test_waiting_outlives_an_api_server_that_is_replaced(kubeflow: KfpApi) -> None:
+    api = connect(kubeflow.host)
+    run = submit(api, RUN, TARGET)
+    kubeflow.failures = [500, 500, 500]
+    assert wait(api, run["run_id"], lambda line: None, poll_s=0.01)
+
+
+def test_without_waiting_the_command_ends_at_once(
+    kubeflow: KfpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeflow.states = ["FAILED"]
+    assert call(monkeypatch, "submit", "-c", RUN_FILE, "--host", kubeflow.host) == 0
+    assert not [line for line in kubeflow.calls if line.startswith("GET /runs/")]
+
+
+def test_the_token_comes_from_the_environment_or_the_pods_volume(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with kfp_api(token="s3cr3t") as server:
+        api = connect(server.host)
+        with pytest.raises(ConfigError, match="401: Unauthenticated; check KFP_TOKEN"):
+            api.call("GET", "/experiments")
+        monkeypatch.setenv("KFP_TOKEN", "s3cr3t")
+        api.call("GET", "/experiments")
+        monkeypatch.delenv("KFP_TOKEN")
+        mounted = tmp_path / "token"
+        mounted.write_text("s3cr3t\n")
+        monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(mounted))
+        api.call("GET", "/experiments")
+
+
+def test_a_token_never_travels_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KFP_TOKEN", "s3cr3t")
+    with pytest.raises(ConfigError, match="would travel in the clear") as error:
+        connect("http://kubeflow.example.com").call("GET", "/experiments")
+    assert "s3cr3t" not in str(error.value)
+
+
+def test_certificates_are_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    certificate = tmp_path / "both.pem"
+    wanted = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=stand-in",
+    ]
+    wanted += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    places = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert")]
+    subprocess.run(["openssl", *wanted, *places], check=True, capture_output=True)
+    certificate.write_text((tmp_path / "key").read_text() + (tmp_path / "cert").read_text())
+    with kfp_api(certificate) as server:
+        with pytest.raises(ApiError, match="certificate verify failed"):
+            connect(server.host).call("POST", "/experiments", body={"display_name": "x"})
+        assert not server.calls
+        monkeypatch.setenv("KFP_CA_FILE", str(tmp_path / "cert"))
+        connect(server.host).call("GET", "/experiments")
+
+
+def test_a_missing_host_is_a_clear_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "submit", "-c", RUN_FILE) == 2
+    error = capsys.readouterr().err
+    assert "KFP_HOST" in error and error.count("\n") == 1
+
+
+def test_inside_a_cluster_the_host_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert connect().host == "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
+
+
+def test_the_servers_reason_is_told(kubeflow: KfpApi) -> None:
+    api = connect(kubeflow.host)
+    with pytest.raises(ApiError, match='unknown field "nam"'):
+        api.call("POST", "/experiments", body={"nam": "x"})
