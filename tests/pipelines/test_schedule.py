@@ -52,13 +52,14 @@ def test_six_sound_fields_pass(cron: str) -> None:
         ("0 0 3 * FEV 1", "month: 'FEV'"),
         ("0 0 3 * * 7", "day of week: '7' is not within 0-6"),
         ("0 30-10 3 * * 1", "minutes: '30-10'"),
-        ("0 */0 3 * * 1", r"minutes: '\*/0'"),
+        ("0 */0 3 * * 1", "minutes: '*/0'"),
         ("0 0 3 * * MON;", "day of week"),
     ],
 )
 def test_anything_else_is_named(cron: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError) as error:
         check_cron(cron)
+    assert message in str(error.value)
 
 
 def test_one_run_at_a_time_and_nothing_is_caught_up(api: KubeflowApi, kubeflow: KfpApi) -> None:
