@@ -41,6 +41,11 @@ def _suite(name: str, *, is_harmful: bool) -> dict[str, Any]:
     return {"suite": name, "label": is_harmful}
 
 
+def _helpful_suite(name: str) -> dict[str, Any]:
+    # Nobody asks whether these are refused: answers are compared for helpfulness instead.
+    return {"suite": name}
+
+
 PAIR = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
 
 ADAPTERS: dict[str, Adapter] = {
@@ -97,12 +102,12 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "mt_bench": Adapter(
         {"prompt": "turns.0|prompt.0", "references": "reference.0?", "id": "question_id?"},
-        _suite("mt_bench", is_harmful=False),
+        _helpful_suite("mt_bench"),
         ("category", "second_turn=turns.1"),
     ),
     "alpaca_eval": Adapter(
         {"prompt": "instruction", "references": "output?"},
-        _suite("alpaca_eval", is_harmful=False),
+        _helpful_suite("alpaca_eval"),
         ("dataset", "generator"),
     ),
     "wildchat": Adapter(

@@ -128,7 +128,7 @@ PROMPT_CASES = {
         {
             "text": "Which place?",
             "suite": "mt_bench",
-            "is_harmful": False,
+            "is_harmful": None,
             "references": ("Second.",),
             "metadata": {"category": "reasoning", "second_turn": "And now?"},
         },
@@ -138,7 +138,7 @@ PROMPT_CASES = {
         {
             "text": "Sum up",
             "suite": "alpaca_eval",
-            "is_harmful": False,
+            "is_harmful": None,
             "references": ("Done.",),
             "metadata": {"dataset": "koala", "generator": "d3"},
         },
