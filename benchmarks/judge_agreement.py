@@ -1,0 +1,129 @@
+"""How far a judge (and a cost model) agrees with people, on public answers that people labelled.
+
+    python benchmarks/judge_agreement.py --data FOLDER --judge MODEL_FOLDER [--rows N]
+        [--judge-config '{"judge": {…}}'] [--cost-model SCORER_FOLDER]
+
+FOLDER holds gptfuzz_jailbroken.csv (1: the answer does harm) and pyrit_refusal.csv (True: it
+refuses). Neither comes with this project. gptfuzz does not record what was asked.
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.judge_responses.config import JudgeResponsesConfig
+from components.judge_responses.questions import QUESTIONS, JudgedKind
+from equilibrate_core.config import load_config
+from equilibrate_core.errors import DataError, EquilibrateError
+from equilibrate_core.generator import open_generator
+from equilibrate_core.judge import ask
+from equilibrate_core.metrics import Agreement, agreement, auc
+from equilibrate_core.records import Message, digest
+from equilibrate_core.scorer import load_scorer, score_responses
+from equilibrate_core.stage import configure_logging, report_error
+
+Row = tuple[str, str, bool]
+"""What was asked, what was answered, what people said of it."""
+NOT_RECORDED = "(The request was not recorded.)"
+JUDGE = '{"judge": {"max_model_len": 2048}, "rationale": false, "max_tokens": 8}'
+SETS: dict[str, tuple[JudgedKind, tuple[str, str], tuple[str, ...]]] = {
+    # file: question, classes (people's no, people's yes), labels of the judge that mean yes
+    "gptfuzz_jailbroken.csv": ("safety", ("Safe", "Unsafe"), ("Conditional", "Unsafe")),
+    "pyrit_refusal.csv": ("refusal", ("Compliance", "Refusal"), ("Partial", "Refusal")),
+}
+
+
+def read_rows(path: Path, number: int | None) -> list[Row]:
+    """Labelled answers in an order that is the same everywhere and mixes the labels."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [_row(path, row) for row in csv.DictReader(x for x in file if x[:1] != "#")]
+    rows.sort(key=lambda row: digest(list(row)))
+    return rows[:number]
+
+
+def _row(path: Path, row: dict[str, str]) -> Row:
+    said = (row.get("label") or row.get("human_score") or "").strip().lower()
+    answer = row.get("Response") or row.get("assistant_response") or ""
+    if said not in ("0", "1", "true", "false", "0.0", "1.0"):
+        raise DataError(f"{path}: {said!r} is not a human label; expected 0, 1, true or false")
+    return row.get("objective") or NOT_RECORDED, answer, said in ("1", "true", "1.0")
+
+
+def judged_labels(
+    config: JudgeResponsesConfig, model: Path, kind: JudgedKind, rows: Sequence[Row]
+) -> list[str | None]:
+    parts = [
+        {"CONVERSATION": (Message(role="user", content=asked),), "ANSWER": answer}
+        for asked, answer, _ in rows
+    ]
+    with open_generator(config.judge, model) as generator:
+        judgements = ask(generator, QUESTIONS[kind], parts, config, label=f"judge {kind}")
+    return [judgement.label for judgement in judgements]
+
+
+def show(name: str, found: Agreement, unscored: int, extra: str = "") -> None:
+    kappa, right = found.kappa, found.accuracy
+    print(
+        f"{name}: n {found.num} (+{unscored} unscored), accuracy {right.value:.3f} "
+        f"[{right.low:.3f}, {right.high:.3f}], commonest label {found.majority_accuracy:.3f}, "
+        f"kappa {kappa.value:.3f} [{kappa.low:.3f}, {kappa.high:.3f}]{extra}; "
+        f"{' | '.join(found.labels)} (rows people): {[list(row) for row in found.matrix]}"
+    )
+
+
+def check_judge(config: JudgeResponsesConfig, model: Path, file: Path, number: int | None) -> None:
+    kind, classes, positive = SETS[file.name]
+    rows = read_rows(file, number)
+    given = judged_labels(config, model, kind, rows)
+    pairs = [
+        (classes[label in positive], classes[is_yes])
+        for label, (_, _, is_yes) in zip(given, rows, strict=True)
+        if label is not None
+    ]
+    found = agreement([g for g, _ in pairs], [gold for _, gold in pairs], classes=classes)
+    show(f"judge, {file.stem}", found, len(rows) - len(pairs))
+
+
+def check_cost(folder: Path, file: Path, number: int | None) -> None:
+    rows = read_rows(file, number)
+    costs = score_responses(
+        load_scorer(folder),
+        [(Message(role="user", content=asked),) for asked, _, _ in rows],
+        [answer for _, answer, _ in rows],
+        [True] * len(rows),
+        batch_size=8,
+        max_length=1024,
+    )
+    known = [(c, yes) for c, (_, _, yes) in zip(costs, rows, strict=True) if c == c]
+    classes = SETS[file.name][1]
+    found = agreement(
+        [classes[c > 0] for c, _ in known], [classes[yes] for _, yes in known], classes=classes
+    )
+    area = auc([c for c, _ in known], [yes for _, yes in known])
+    said = "" if area is None else f", AUC {area:.3f}"
+    show(f"cost model, {file.stem}", found, len(rows) - len(known), said)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rows", type=int, help="rows of each file; all without it")
+    parser.add_argument("--judge", type=Path, required=True, help="folder of the judge model")
+    parser.add_argument("--judge-config", default=JUDGE, help="fields of judge_responses")
+    parser.add_argument("--cost-model", type=Path, help="a cost model that train_scorer made")
+    arguments = parser.parse_args()
+    configure_logging()
+    try:
+        config = load_config(arguments.judge_config, JudgeResponsesConfig)
+        for name in SETS:
+            check_judge(config, arguments.judge, arguments.data / name, arguments.rows)
+        if arguments.cost_model:
+            check_cost(arguments.cost_model, arguments.data / next(iter(SETS)), arguments.rows)
+    except (EquilibrateError, OSError) as error:
+        return report_error(error)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
