@@ -158,7 +158,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 cached=False,
             )
             if config.resolve_inputs.skip_unchanged:
-                groups.enter_context(dsl.If(inputs.outputs["news"] == CHANGED, name="If changed"))
+                groups.enter_context(dsl.If(inputs.outputs["Output"] == CHANGED, name="If changed"))
             data = place(
                 import_data(
                     config=import_data_config,

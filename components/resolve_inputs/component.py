@@ -8,8 +8,11 @@ from kfp import dsl
 @dsl.component(base_image="python:3.11-slim", install_kfp_package=False)
 def resolve_inputs(
     config: str, code_digest: str, run_id: str = "", settings: str = ""
-) -> NamedTuple("Resolved", [("digests", str), ("news", str)]):
-    """Find out what every input URI leads to now, as JSON {uri: digest}, and whether it is new."""
+) -> NamedTuple("Resolved", [("digests", str), ("Output", str)]):
+    """Find out what every input URI leads to now, as JSON {uri: digest}, and whether it is new.
+
+    The news are called Output: kfp's local runner finds no other name in a condition.
+    """
     from components.resolve_inputs.config import ResolveInputsConfig
     from components.resolve_inputs.news import find_news
     from components.resolve_inputs.stage import resolve_inputs

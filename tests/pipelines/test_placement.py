@@ -142,7 +142,7 @@ def test_everything_but_the_resolver_waits_for_news(compiled: Any) -> None:
     outer = group(compiled[0], "comp-exit-handler")["dag"]["tasks"]
     assert set(outer) == {"resolve-inputs", "condition-2"}
     condition = outer["condition-2"]["triggerPolicy"]["condition"]
-    assert condition.endswith("resolve-inputs-news'] == 'changed'")
+    assert condition.endswith("resolve-inputs-Output'] == 'changed'")
 
 
 def test_what_is_not_configured_is_not_there() -> None:
