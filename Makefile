@@ -43,8 +43,9 @@ check: setup  ## lint, types, import rules
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: model  ## side-by-side measurements (slow)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: model  ## run a side-by-side measurement (SCRIPT=training ARGS="--data …"); without SCRIPT: list them
+	@if [ -n "$(SCRIPT)" ]; then $(BIN)/python benchmarks/$(SCRIPT).py $(ARGS); \
+		else for script in benchmarks/*.py; do echo "$$script: $$(sed -n '1s/^"""//p' $$script)"; done; fi
 
 IMAGES ?= cpu train vllm
 BUILD_OPTIONS ?=
