@@ -12,12 +12,19 @@ def convert_gguf(source: Path, target: Path) -> None:
     """Write the model in `source` to the folder `target` (about 20 s for 135M parameters)."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    # The tokenizer saves what it was loaded with: said here, it does not depend on the environment.
-    options = {"gguf_file": source.name, "trust_remote_code": False, "local_files_only": True}
+    folder, name = str(source.parent), source.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source.parent), **options)
+        # The tokenizer saves what it was loaded with: `local_files_only`, left to the environment,
+        # would change the digest of one and the same model.
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, gguf_file=name, trust_remote_code=False, local_files_only=True
+        )
         model = AutoModelForCausalLM.from_pretrained(
-            str(source.parent), quantization_config=GgufConfig(dequantize=True), **options
+            folder,
+            gguf_file=name,
+            quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{source}: not a usable GGUF model: {error}") from error

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kfp import compiler
 
 from components.import_model.config import ImportModelConfig
 from components.import_model.stage import import_model
@@ -17,9 +16,9 @@ from equilibrate_core.config import parse_config
 from equilibrate_core.errors import ModelError, StorageError
 from equilibrate_core.redaction import redact, secret_values
 from equilibrate_core.stage import configure_logging, report_error
-from pipelines.alignment import alignment_pipeline
 from pipelines.console import RunConsole
 from pipelines.run_config import RunConfig
+from pipelines.submit import compile_run
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
@@ -181,17 +180,14 @@ def test_ordinary_variables_are_not_taken_for_secrets(monkeypatch: pytest.Monkey
     assert redact("abc disabled") == "abc disabled"
 
 
-def test_a_compiled_pipeline_holds_names_of_secrets_and_no_value(
-    planted: str, tmp_path: Path
-) -> None:
+def test_a_compiled_pipeline_holds_names_of_secrets_and_no_value(planted: str) -> None:
     values = yaml.safe_load((ROOT / "pipelines/configs/laptop.yaml").read_text())
     values["kubeflow"]["s3_secret"] = "equilibrate-s3"
     endpoint = {"backend": "endpoint", "endpoint_url": "https://judge.example/v1"}
     endpoint |= {"endpoint_model": "judge", "api_key_env": "JUDGE_API_KEY"}
     values["classify_prompts"]["judge"] = endpoint
     config = parse_config(values, RunConfig, "test")
-    compiler.Compiler().compile(alignment_pipeline(config), str(tmp_path / "pipeline.yaml"))
-    text = (tmp_path / "pipeline.yaml").read_text()
+    text = compile_run(config).text
     assert planted not in text
     assert "equilibrate-s3" in text and "JUDGE_API_KEY" in text
 
