@@ -1,11 +1,15 @@
 """Submission: one version per text, exit code of the run, authenticated and verified calls."""
 
-import subprocess
 import sys
 from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from equilibrate_core.errors import ConfigError
 from pipelines.cli import main
@@ -161,23 +165,29 @@ def test_a_token_never_travels_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> 
     assert "s3cr3t" not in str(error.value)
 
 
+def self_signed(address: str) -> tuple[bytes, bytes]:
+    """Key and certificate of a server at an address, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stand-in")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return secret, certificate.public_bytes(pem)
+
+
 def test_certificates_are_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     certificate = tmp_path / "both.pem"
-    wanted = [
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=stand-in",
-    ]
-    wanted += ["-addext", "subjectAltName=IP:127.0.0.1"]
-    places = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert")]
-    subprocess.run(["openssl", *wanted, *places], check=True, capture_output=True)
-    certificate.write_text((tmp_path / "key").read_text() + (tmp_path / "cert").read_text())
+    key, signed = self_signed("127.0.0.1")
+    (tmp_path / "cert").write_bytes(signed)
+    certificate.write_bytes(key + signed)
     with kfp_api(certificate) as server:
         with pytest.raises(ApiError, match="certificate verify failed"):
             connect(server.host).call("POST", "/experiments", body={"display_name": "x"})
