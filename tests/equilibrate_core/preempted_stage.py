@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,23 @@ from tests.equilibrate_core.interrupted_runs import before, config
 
 
 def tell_launcher(*_: Any) -> None:
-    if os.environ["RANK"] == "1":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        os.kill(int(os.environ["EQUILIBRATE_TEST_LAUNCHER"]), signal.SIGTERM)
-        while signal.SIGTERM not in signal.sigpending():
-            os.sched_yield()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    if os.environ["RANK"] != "1":
+        return
+    came: list[int] = []
+    own: Any = signal.getsignal(signal.SIGTERM)
+
+    def noted(number: int, frame: Any) -> None:
+        came.append(number)
+        own(number, frame)
+
+    signal.signal(signal.SIGTERM, noted)
+    os.kill(int(os.environ["EQUILIBRATE_TEST_LAUNCHER"]), signal.SIGTERM)
+    give_up = time.monotonic() + 120
+    while not came:
+        if time.monotonic() > give_up:
+            raise TimeoutError("the launcher did not hand SIGTERM down")
+        time.sleep(0.01)
+    signal.signal(signal.SIGTERM, own)
 
 
 def train_scorer(
