@@ -1,0 +1,328 @@
+"""ADPO and scorer training side by side with TRL on the same real pairs, files to files.
+
+    python benchmarks/training.py --data pairs.jsonl [--pairs 256] [--precision bfloat16] [--arms …]
+
+The data file holds PKU-SafeRLHF pairs (`prompt`, `response`: [safer, other]). Every arm runs in a
+process of its own and starts with the same model, rows, precision and batches; its time counts
+from loaded libraries to a saved model, reference log-probs and token scores included. `adpo:…`
+arms switch one optimisation off each.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MAX_LENGTH, BATCH, MICRO_BATCH = 512, 32, 4
+DEFAULT_ARMS = (
+    "adpo,trl_dpo_default,trl_dpo_best,scorer,trl_reward_best,adpo:rows_apart,adpo:all_tokens"
+)
+
+
+def main() -> int:
+    """Prepare the inputs, run each arm, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="PKU-SafeRLHF pairs as JSON lines")
+    parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--arms", default=DEFAULT_ARMS, help="names, separated by commas")
+    parser.add_argument("--work-dir", type=Path, help="prepared inputs are kept here")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.arm:
+        print(json.dumps(run_arm(given.arm, given.work_dir, given.precision)))
+        return 0
+    if given.data is None:
+        print("training.py: needs --data with PKU-SafeRLHF pairs; nothing measured")
+        return 0
+    work = given.work_dir or Path(tempfile.mkdtemp(prefix="training-"))
+    prepare(work, given.data, given.pairs)
+    print(f"{given.pairs} pairs, max_length {MAX_LENGTH}, batch {BATCH}, {given.precision}")
+    for arm in given.arms.split(","):
+        options = ["--arm", arm, "--work-dir", str(work), "--precision", given.precision]
+        done = subprocess.run(
+            [sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode:
+            print(f"{arm}: failed", flush=True)
+            continue
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+        phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found["phases"].items())
+        rate = given.pairs / sum(found["phases"].values())
+        print(f"{arm:18} {rate:6.3f} pairs/s  {found['peak_gib']:5.2f} GiB  ({phases})", flush=True)
+    return 0
+
+
+def prepare(work: Path, data: Path, num_pairs: int) -> None:
+    """Base model, scorers with fresh heads and the pairs, as artifacts under `work`."""
+    from components.import_model.config import ImportModelConfig
+    from components.import_model.stage import import_model
+    from equilibrate_core.artifacts import StageRun, remove
+    from equilibrate_core.models import load_tokenizer
+    from equilibrate_core.records import Pair
+    from equilibrate_core.scorer import ScorerConstants, new_scorer_model, save_scorer
+    from equilibrate_core.tables import write_dataset
+
+    def run() -> StageRun:
+        return StageRun(stage="benchmark", config={}, seed=0, code_version="", inputs={})
+
+    base = work / "base"
+    if not base.exists():
+        import_model(ImportModelConfig(uri="smollm2"), base_model=base)
+        for kind in ("reward", "cost"):
+            model, tokenizer = new_scorer_model(base, seed=0)
+            with run().output(work / kind, "scorer") as draft:
+                constants = ScorerConstants(kind=kind, center=0.0, scale=1.0, token_wise=True)
+                save_scorer(draft.path, model, tokenizer, constants)
+    pairs = distinct_pairs(data, num_pairs, load_tokenizer(base))
+    for name, rows in (("pairs", pairs), ("eval_pairs", pairs[:1])):
+        remove(work / name)
+        write_dataset(run(), work / name, Pair, rows)
+
+
+def distinct_pairs(data: Path, num_pairs: int, tokenizer: Any) -> list[Any]:
+    """The first distinct pairs of the file that fit the length limit."""
+    from equilibrate_core.chat import encode_answer
+    from equilibrate_core.records import Message, Pair, prompt_id
+
+    pairs: dict[str, Any] = {}
+    for line in data.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        messages = (Message(role="user", content=row["prompt"]),)
+        chosen, rejected = row["response"]
+        sides = [encode_answer(tokenizer, messages, text) for text in (chosen, rejected)]
+        if max(len(s.prompt_ids) + len(s.response_ids) for s in sides) > MAX_LENGTH:
+            continue
+        key = prompt_id(messages)
+        pair = Pair(
+            id=f"{key}-{len(pairs)}",
+            prompt_id=key,
+            messages=messages,
+            chosen=chosen,
+            rejected=rejected,
+            chosen_is_safe=True,
+            rejected_is_safe=False,
+            dimension="harmless",
+            source="pku",
+        )
+        pairs[json.dumps(row, sort_keys=True)] = pair
+        if len(pairs) == num_pairs:
+            return list(pairs.values())
+    raise SystemExit(f"{data}: only {len(pairs)} distinct pairs that fit")
+
+
+def run_arm(arm: str, work: Path, precision: str) -> dict[str, Any]:
+    """Run one arm in this process: seconds of its phases and the process's peak memory."""
+    name, _, variant = arm.partition(":")
+    with tempfile.TemporaryDirectory() as folder:
+        phases = ARMS[name](work, Path(folder), precision, variant)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    return {"phases": phases, "peak_gib": peak}
+
+
+def adpo(work: Path, out: Path, precision: str, variant: str) -> dict[str, float]:
+    """Our stages score_tokens and train_policy; `variant` switches an optimisation off."""
+    from components.score_tokens.config import ScoreTokensConfig
+    from components.score_tokens.stage import score_tokens
+    from components.train_policy.config import AmaConfig, TrainPolicyConfig
+    from components.train_policy.stage import train_policy
+    from equilibrate_core import batches
+
+    if variant == "rows_apart":
+        batches.SHARING_MODELS = frozenset()
+    # Fresh heads have no boundary at 0: the response's own mean keeps about half of its tokens.
+    policy_config = TrainPolicyConfig(
+        loss="dpo" if variant == "all_tokens" else "adpo",
+        ama=AmaConfig(baseline="response_mean"),
+        max_length=MAX_LENGTH,
+        training=training(precision, learning_rate=1e-6),
+        num_previews=0,
+    )
+    score_config = ScoreTokensConfig(max_length=MAX_LENGTH, batch_size=16, precision=precision)
+
+    def score() -> None:
+        score_tokens(
+            score_config,
+            pairs=work / "pairs",
+            reward_model=work / "reward",
+            cost_model=work / "cost",
+            reference_model=work / "base",
+            scored_pairs=out / "scored",
+        )
+
+    def train() -> None:
+        train_policy(
+            policy_config,
+            scored_pairs=out / "scored",
+            eval_pairs=work / "eval_pairs",
+            base_model=work / "base",
+            policy=out / "policy",
+        )
+
+    return {"score_tokens": seconds(score), "train_policy": seconds(train)}
+
+
+def scorer(work: Path, out: Path, precision: str, variant: str) -> dict[str, float]:
+    """Our stage train_scorer on the same pairs, as a cost model."""
+    from components.train_scorer.config import TrainScorerConfig
+    from components.train_scorer.stage import train_scorer
+
+    config = TrainScorerConfig(
+        kind="cost",
+        held_out_share=0.01,
+        max_length=MAX_LENGTH,
+        training=training(precision, learning_rate=2e-5),
+    )
+    return {
+        "train_scorer": seconds(
+            lambda: train_scorer(
+                config, pairs=work / "pairs", base_model=work / "base", scorer=out / "scorer"
+            )
+        )
+    }
+
+
+def training(precision: Any, *, learning_rate: float) -> Any:
+    from equilibrate_core.training_config import TrainingConfig
+
+    return TrainingConfig(
+        epochs=1,
+        batch_size=BATCH,
+        micro_batch_size=MICRO_BATCH,
+        learning_rate=learning_rate,
+        precision=precision,
+        zero_stage=0,
+        weight_decay=0.0,
+    )
+
+
+def trl_dpo_default(work: Path, out: Path, precision: str, variant: str) -> dict[str, float]:
+    """TRL's DPOTrainer as it comes, but for batch, length and precision."""
+    return _trl("DPO", work, out, precision, rows=trl_rows(work))
+
+
+def trl_dpo_best(work: Path, out: Path, precision: str, variant: str) -> dict[str, float]:
+    """TRL's DPOTrainer as fast as its options make it."""
+    return _trl(
+        "DPO",
+        work,
+        out,
+        precision,
+        rows=by_length(trl_rows(work)),
+        gradient_checkpointing=False,
+        precompute_ref_log_probs=True,
+        train_sampling_strategy="sequential",
+    )
+
+
+def trl_reward_best(work: Path, out: Path, precision: str, variant: str) -> dict[str, float]:
+    """TRL's RewardTrainer as fast as its options make it."""
+    return _trl(
+        "Reward",
+        work,
+        out,
+        precision,
+        rows=by_length(trl_rows(work)),
+        gradient_checkpointing=False,
+        train_sampling_strategy="sequential",
+    )
+
+
+def _trl(
+    kind: str, work: Path, out: Path, precision: str, *, rows: list[dict[str, Any]], **options: Any
+) -> dict[str, float]:
+    import torch
+    import trl
+    from datasets import Dataset
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
+
+    config = getattr(trl, f"{kind}Config")(
+        output_dir=str(out),
+        max_length=MAX_LENGTH,
+        num_train_epochs=1,
+        per_device_train_batch_size=MICRO_BATCH,
+        gradient_accumulation_steps=BATCH // MICRO_BATCH,
+        learning_rate=1e-6,
+        bf16=precision == "bfloat16",
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        **options,
+    )
+
+    def work_through() -> None:
+        tokenizer = AutoTokenizer.from_pretrained(work / "base")
+        extra: dict[str, Any] = {}
+        if kind == "DPO":
+            model = AutoModelForCausalLM.from_pretrained(work / "base", dtype=torch.float32)
+        else:
+            tokenizer.pad_token = "<|endoftext|>"
+            model = AutoModelForSequenceClassification.from_pretrained(
+                work / "base", dtype=torch.float32, num_labels=1
+            )
+        trainer = getattr(trl, f"{kind}Trainer")(
+            model=model,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            **extra,
+        )
+        trainer.train()
+        trainer.save_model(str(out / "model"))
+
+    return {"train": seconds(work_through)}
+
+
+def trl_rows(work: Path) -> list[dict[str, Any]]:
+    """The pairs as TRL's conversational preference rows."""
+    from equilibrate_core.records import Pair
+    from equilibrate_core.tables import read_dataset
+
+    def answer(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    return [
+        {
+            "prompt": [{"role": m.role, "content": m.content} for m in pair.messages],
+            "chosen": answer(pair.chosen),
+            "rejected": answer(pair.rejected),
+        }
+        for pair in read_dataset(work / "pairs", Pair)
+    ]
+
+
+def by_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of like length side by side."""
+    return sorted(rows, key=lambda r: max(len(r[s][0]["content"]) for s in ("chosen", "rejected")))
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Wall time of an action."""
+    started = time.monotonic()
+    action()
+    return time.monotonic() - started
+
+
+ARMS: dict[str, Callable[[Path, Path, str, str], dict[str, float]]] = {
+    "adpo": adpo,
+    "scorer": scorer,
+    "trl_dpo_default": trl_dpo_default,
+    "trl_dpo_best": trl_dpo_best,
+    "trl_reward_best": trl_reward_best,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
