@@ -39,8 +39,7 @@ def main() -> int:
         print(json.dumps(run_arm(given.arm, given.work_dir, given.precision)))
         return 0
     if given.data is None:
-        print("training.py: needs --data with PKU-SafeRLHF pairs; nothing measured")
-        return 0
+        parser.error("--data is needed: a file of PKU-SafeRLHF pairs")
     work = given.work_dir or Path(tempfile.mkdtemp(prefix="training-"))
     prepare(work, given.data, given.pairs)
     print(f"{given.pairs} pairs, max_length {MAX_LENGTH}, batch {BATCH}, {given.precision}")
@@ -264,7 +263,6 @@ def _trl(
 
     def work_through() -> None:
         tokenizer = AutoTokenizer.from_pretrained(work / "base")
-        extra: dict[str, Any] = {}
         if kind == "DPO":
             model = AutoModelForCausalLM.from_pretrained(work / "base", dtype=torch.float32)
         else:
@@ -277,7 +275,6 @@ def _trl(
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            **extra,
         )
         trainer.train()
         trainer.save_model(str(out / "model"))

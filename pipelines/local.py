@@ -34,9 +34,8 @@ CHILDREN = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
     "PYTHONWARNINGS": "ignore",
-    # Threads that spin long while they wait halve the speed of a machine that does something else
-    # too; threads that do not spin at all lose a fifth of it when it does not.
-    "GOMP_SPINCOUNT": "5000",
+    # Threads that spin while they wait halve the speed of a machine that does something else too.
+    "OMP_WAIT_POLICY": "passive",
 }
 
 

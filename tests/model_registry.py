@@ -1,7 +1,8 @@
 """A strict stand-in for the Kubeflow Model Registry's REST server (v1alpha3) on loopback.
 
 It refuses unknown paths, unknown or missing fields, wrong property types, unknown parents and
-duplicate names, as the real one does; the rules are read from its published OpenAPI file.
+duplicate names. The rules follow what is known of the v1alpha3 interface; they were not held
+against a running server or the whole of its OpenAPI file.
 """
 
 import json

@@ -56,8 +56,10 @@ def test_object_altered_in_the_store_is_refused_and_leaves_no_file(bucket, tmp_p
     assert not (tmp_path / "file").exists()
 
 
-def test_creating_a_bucket_twice_is_no_error(bucket):
+def test_creating_a_bucket_twice_is_no_error_and_keeps_what_it_holds(bucket):
+    s3.put_if_absent(f"{bucket}/kept", b"here before")
     s3.create_bucket(bucket)
+    assert s3.read_object(f"{bucket}/kept")[0] == b"here before"
 
 
 def test_only_one_of_many_writers_creates_an_object(bucket):
