@@ -4,8 +4,14 @@
 
 The data file holds PKU-SafeRLHF pairs (`prompt`, `response`: [safer, other]). Every arm runs in a
 process of its own and starts with the same model, rows, precision and batches; its time counts
-from loaded libraries to a saved model, reference log-probs and token scores included. `adpo:…`
-arms switch one optimisation off each.
+from loaded libraries to a saved model, reference log-probs and token scores included. Arms named
+`adpo:…` and `scorer:…` switch one optimisation off each:
+
+    rows_apart   a row per answer, so that the prompt is computed twice
+    any_order    rows in the order they come, not those of like length together
+    all_logits   the vocabulary projected at every position and all at once
+    one_chunk    the vocabulary projected at kept tokens, but all at once
+    all_tokens   no masks: plain DPO
 """
 
 import argparse
@@ -15,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +137,8 @@ def adpo(work: Path, out: Path, precision: str, variant: str) -> dict[str, float
     from components.score_tokens.stage import score_tokens
     from components.train_policy.config import AmaConfig, TrainPolicyConfig
     from components.train_policy.stage import train_policy
-    from equilibrate_core import batches
 
-    if variant == "rows_apart":
-        batches.SHARING_MODELS = frozenset()
+    switch_off(variant)
     # Fresh heads have no boundary at 0: the response's own mean keeps about half of its tokens.
     policy_config = TrainPolicyConfig(
         loss="dpo" if variant == "all_tokens" else "adpo",
@@ -172,6 +176,7 @@ def scorer(work: Path, out: Path, precision: str, variant: str) -> dict[str, flo
     from components.train_scorer.config import TrainScorerConfig
     from components.train_scorer.stage import train_scorer
 
+    switch_off(variant)
     config = TrainScorerConfig(
         kind="cost",
         held_out_share=0.01,
@@ -185,6 +190,39 @@ def scorer(work: Path, out: Path, precision: str, variant: str) -> dict[str, flo
             )
         )
     }
+
+
+def switch_off(variant: str) -> None:
+    """Take one optimisation out of the product's code in this process."""
+    from equilibrate_core import batches, logps
+
+    if variant == "rows_apart":
+        batches.SHARING_MODELS = frozenset()
+    if variant == "any_order":
+        from components.score_tokens import stage
+        from equilibrate_core import training
+
+        def unsorted(rows: Iterable[Any], key: Any = None) -> list[Any]:
+            return list(rows)
+
+        for module in (stage, training):
+            setattr(module, "sorted", unsorted)  # noqa: B010
+    if variant in ("one_chunk", "all_logits"):
+        logps.VOCABULARY_CHUNK = 2**31
+    if variant == "all_logits":
+        kept_token_logps = logps.token_logps
+
+        def all_token_logps(model: Any, batch: Any, wanted_NL: Any, precision: Any) -> Any:
+            every_NL = batch.attention_mask_NL.bool()
+            every_NL[:, 0] = False
+            logps_NL = kept_token_logps(model, batch, every_NL, precision)
+            return logps_NL * wanted_NL.to(logps_NL.device)
+
+        from components.score_tokens import stage
+        from components.train_policy import objective
+
+        for module in (stage, objective):
+            setattr(module, "token_logps", all_token_logps)  # noqa: B010
 
 
 def training(precision: Any, *, learning_rate: float) -> Any:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from equilibrate_core.batches import PaddedBatch, hidden_states
 from equilibrate_core.models import Precision, autocast
 
-VOCABULARY_CHUNK = 1024
+VOCABULARY_CHUNK = 256
 """Tokens projected to the vocabulary at a time: bounds memory to chunk x V floats."""
 
 
