@@ -141,6 +141,34 @@ def report(
     typer.echo(f"report: {file.with_name('report.html').resolve()}")
 
 
+@app.command("preview-masks")
+def preview_masks(
+    scored_pairs: Annotated[Path, typer.Option(help="Artifact of score_tokens.")],
+    model: Annotated[Path, typer.Option(help="Artifact of import_model, for its tokenizer.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Run file whose train_policy makes the masks."),
+    ] = None,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="Beginning of a pair's id; may be given again.")
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, help="Pairs to show where none is named.")] = 20,
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path(
+        "masks.html"
+    ),
+) -> None:
+    """Show which tokens of which pairs the masks keep, before or after a training."""
+    from components.train_policy.config import TrainPolicyConfig
+    from pipelines.mask_preview import preview_masks as page_of
+    from pipelines.run_config import load_run
+
+    policy_config = load_run(config).train_policy if config else TrainPolicyConfig()
+    page = page_of(policy_config, scored_pairs, model, pair or [], number)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page, encoding="utf-8")
+    typer.echo(f"wrote {output}")
+
+
 @app.command("fetch-model")
 def fetch_model() -> None:
     """Fetch the small model (SmolLM2-135M-Instruct, 93 MB) into the user's cache folder.

@@ -44,7 +44,9 @@ def held_out_rows(
         counts.kept += 1
         answers = [_unscored_answer(side.response_ids) for side in sides]
         rows.append(
-            PolicyRow(sides[0].prompt_ids, *answers, first_difference=0, category="held_out")
+            PolicyRow(
+                pair.id, sides[0].prompt_ids, *answers, first_difference=0, category="held_out"
+            )
         )
     return rows
 

@@ -36,6 +36,7 @@ class AnswerRow:
 class PolicyRow:
     """One pair as the loss sees it."""
 
+    id: str
     prompt_ids: list[int]
     chosen: AnswerRow
     rejected: AnswerRow
@@ -55,6 +56,7 @@ def policy_row(pair: ScoredPair, ama: AmaConfig) -> PolicyRow:
     chosen, rejected = pair.chosen_token_ids, pair.rejected_token_ids
     shorter = min(len(chosen), len(rejected))
     return PolicyRow(
+        id=pair.id,
         prompt_ids=pair.prompt_token_ids,
         chosen=_answer(pair, "chosen", ama),
         rejected=_answer(pair, "rejected", ama),

@@ -15,7 +15,6 @@ import torch
 from components.train_policy.config import TrainPolicyConfig
 from components.train_policy.held_out import HeldOut, held_out_rows
 from components.train_policy.masking import (
-    AnswerRow,
     PolicyRow,
     batch_mean,
     dataset_mean,
@@ -26,6 +25,7 @@ from components.train_policy.masking import (
     randomly_masked,
 )
 from components.train_policy.objective import PolicyObjective
+from components.train_policy.previews import mask_previews
 from equilibrate_core.artifacts import Counts, StageRun, read_manifest, write_json
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
 from equilibrate_core.errors import ConfigError, DataError
@@ -77,13 +77,8 @@ def train_policy(
 
 def training_rows(config: TrainPolicyConfig, scored_pairs: Path, counts: Counts) -> list[PolicyRow]:
     """Rows with the masks of the configured loss; a pair with an empty mask is dropped."""
-    rows = [policy_row(pair, config.ama) for pair in read_dataset(scored_pairs, ScoredPair)]
+    rows = masked_rows(config, scored_pairs)
     counts.read += len(rows)
-    if config.loss != "dpo" and config.ama.baseline != "batch_mean":
-        baseline = _fixed_baseline(config, scored_pairs)
-        rows = [masked(row, config.ama, baseline) for row in rows]
-        if config.loss == "random_mask":
-            rows = [randomly_masked(r, f"{config.seed}-{i}") for i, r in enumerate(rows)]
     kept = [row for row in rows if not has_empty_mask(row)]
     counts.kept += len(kept)
     if len(rows) > len(kept):
@@ -91,27 +86,15 @@ def training_rows(config: TrainPolicyConfig, scored_pairs: Path, counts: Counts)
     return kept
 
 
-def mask_previews(rows: Sequence[PolicyRow], tokenizer: Any) -> dict[str, Any]:
-    """Tokens, scores and kept marks of a few pairs, for the report."""
-
-    def tokens(answer: AnswerRow) -> list[dict[str, Any]]:
-        columns = zip(answer.token_ids, answer.scores, answer.mask, strict=True)
-        return [
-            {"token": tokenizer.decode([i]), "score": float(score), "kept": bool(kept)}
-            for i, score, kept in columns
-        ]
-
-    return {
-        "previews": [
-            {
-                "id": str(index),
-                "prompt": tokenizer.decode(row.prompt_ids, skip_special_tokens=True),
-                "chosen": tokens(row.chosen),
-                "rejected": tokens(row.rejected),
-            }
-            for index, row in enumerate(rows)
-        ]
-    }
+def masked_rows(config: TrainPolicyConfig, scored_pairs: Path) -> list[PolicyRow]:
+    """All rows with the masks of the configured loss; all-ones where those depend on the batch."""
+    rows = [policy_row(pair, config.ama) for pair in read_dataset(scored_pairs, ScoredPair)]
+    if config.loss != "dpo" and config.ama.baseline != "batch_mean":
+        baseline = _fixed_baseline(config, scored_pairs)
+        rows = [masked(row, config.ama, baseline) for row in rows]
+        if config.loss == "random_mask":
+            rows = [randomly_masked(r, f"{config.seed}-{i}") for i, r in enumerate(rows)]
+    return rows
 
 
 def _fixed_baseline(config: TrainPolicyConfig, scored_pairs: Path) -> float | None:

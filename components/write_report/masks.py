@@ -37,6 +37,7 @@ class Side:
 class Preview:
     """One training pair."""
 
+    id: str
     prompt: str
     sides: tuple[Side, ...]
 
@@ -44,14 +45,16 @@ class Preview:
 def read_previews(content: Mapping[str, Any]) -> list[Preview]:
     """Previews of the policy's file, whether it holds a list or {"previews": [...]}."""
     rows = content.get("previews", content.get("rows", []))
-    return [_preview(row) for row in rows[:MAX_PREVIEWS]]
+    return [to_preview(row) for row in rows[:MAX_PREVIEWS]]
 
 
-def _preview(row: Mapping[str, Any]) -> Preview:
+def to_preview(row: Mapping[str, Any]) -> Preview:
+    """One pair's plain values, ready to be coloured."""
     sides = {name: row.get(name) or [] for name in ("chosen", "rejected")}
     scores = [abs(float(token["score"])) for tokens in sides.values() for token in tokens]
     largest = max(scores, default=0.0) or 1.0
     return Preview(
+        id=str(row.get("id", "")),
         prompt=shorten(str(row.get("prompt", "")), MAX_PROMPT_CHARACTERS),
         sides=tuple(_side(name, tokens, largest) for name, tokens in sides.items()),
     )

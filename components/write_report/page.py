@@ -4,6 +4,7 @@ report, figures and excerpts -> HTML text.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,23 +34,16 @@ class Excerpts:
 
 def render_page(report: Report, excerpts: Excerpts) -> str:
     """The page. Everything but our own stylesheet and SVG is escaped by the template engine."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment()
     filters = ("percent", "figure", "change", "number", "short", "words", "interval", "pvalue")
     environment.filters.update({name: getattr(formats, name) for name in filters})
     environment.filters["pretty"] = _pretty
     has_control = any(row.control is not None for row in report.rows)
     template = environment.get_template("page.html.jinja")
-    style = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
     return template.render(
         report=report,
         excerpts=excerpts,
-        style=style,
+        style=_style(),
         has_control=has_control,
         columns=("Base", *(("Control",) if has_control else ()), "Aligned", "Change"),
         main_rows=[row for row in report.rows if not is_benchmark(row)],
@@ -59,9 +53,29 @@ def render_page(report: Report, excerpts: Excerpts) -> str:
     )
 
 
+def render_mask_page(previews: Sequence[Preview], settings: str) -> str:
+    """Mask previews as a page of their own; `settings` says how the masks were made."""
+    template = _environment().get_template("mask_page.html.jinja")
+    return template.render(previews=previews, settings=settings, style=_style())
+
+
 def is_benchmark(row: Row) -> bool:
     """Whether a row belongs to the benchmark table; the average stands in the main one too."""
     return row.key.startswith("benchmark:")
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _style() -> Markup:
+    return Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
 
 
 def _pretty(value: Any) -> str:
