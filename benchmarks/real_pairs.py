@@ -1,8 +1,8 @@
 """Scorers and policies trained on real preference pairs, beside TRL's RewardTrainer.
 
-    python benchmarks/real_pairs.py --data FOLDER [--helpful 200] [--harmless 512] [--policy 192]
+    python benchmarks/real_pairs.py --data FOLDER [--helpful 140] [--harmless 512] [--policy 192]
 
-FOLDER holds pku_saferlhf/pairs.jsonl and helpful_pairs/dpo_en_demo.json as published. Reward models
+FOLDER holds pku_saferlhf/pairs.jsonl and helpful_pairs/dpo_{en,zh}_demo.json as published. Reward models
 learn from helpful pairs, cost models from harmless ones; the policy's pairs, the pairs it is tested
 on and the prompts it answers are other prompts. `RewardTrainer` gets the same token ids, batch
 size, epochs and peak rate, and is read at the same token. What is done is kept in --work-dir: the
@@ -47,7 +47,7 @@ def main() -> int:
     """Prepare the pairs, train everything, print what came out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the public sets")
-    parser.add_argument("--helpful", type=int, default=200, help="pairs for the reward model")
+    parser.add_argument("--helpful", type=int, default=140, help="pairs for the reward model")
     parser.add_argument("--harmless", type=int, default=512, help="pairs for both cost models")
     parser.add_argument("--policy", type=int, default=192, help="pairs for the policy")
     parser.add_argument("--held-out", type=int, default=96, help="pairs the policy is tested on")
@@ -70,7 +70,7 @@ def main() -> int:
     )
     for name, options in SCORERS.items():
         config = TrainScorerConfig(
-            held_out_share=0.2, max_length=MAX_LENGTH, training=training, **options
+            held_out_share=0.25, max_length=MAX_LENGTH, training=training, **options
         )
         report_scorer(name, config, work)
     report_policies(work, training)
@@ -95,9 +95,10 @@ def prepare_pairs(given: argparse.Namespace, work: Path) -> None:
     """scorer_pairs, policy_pairs and eval_pairs, which share no prompt, and prompts to answer."""
     sources = [
         {"name": "pku", "uri": str(given.data / "pku_saferlhf/pairs.jsonl")},
-        {"name": "helpful", "uri": str(given.data / "helpful_pairs/dpo_en_demo.json")},
+        {"name": "helpful_en", "uri": str(given.data / "helpful_pairs/dpo_en_demo.json")},
+        {"name": "helpful_zh", "uri": str(given.data / "helpful_pairs/dpo_zh_demo.json")},
     ]
-    adapters = ("pku_saferlhf", "dpo_demo")
+    adapters = ("pku_saferlhf", "dpo_demo", "dpo_demo")
     config = ImportDataConfig.model_validate(
         {"sources": [s | {"adapter": a} for s, a in zip(sources, adapters, strict=True)]}
     )
@@ -108,9 +109,10 @@ def prepare_pairs(given: argparse.Namespace, work: Path) -> None:
         ),
     )
     helpful, harmless = distinct_pairs(work)
+    given.helpful = min(given.helpful, len(helpful))
     needed = given.harmless + given.policy + given.held_out
-    if len(helpful) < given.helpful or len(harmless) < needed:
-        raise SystemExit(f"only {len(helpful)} helpful and {len(harmless)} harmless pairs fit")
+    if len(harmless) < needed:
+        raise SystemExit(f"only {len(harmless)} harmless pairs fit, {needed} are asked for")
     scorer_pairs = helpful[: given.helpful] + harmless[: given.harmless]
     policy_pairs = harmless[given.harmless : given.harmless + given.policy]
     eval_pairs = harmless[given.harmless + given.policy : needed]
@@ -154,10 +156,13 @@ def distinct_pairs(work: Path) -> tuple[list[Pair], list[Pair]]:
     orders = {(p.prompt_id, p.chosen, p.rejected) for p in pairs}
     found: dict[str, Pair] = {}
     for pair in pairs:
-        text = "".join(m.content for m in pair.messages) + pair.chosen + pair.rejected
+        prompt = "".join(m.content for m in pair.messages)
+        longest = max(
+            len(tokenizer(prompt + answer).input_ids) for answer in (pair.chosen, pair.rejected)
+        )
         both_ways = (pair.prompt_id, pair.rejected, pair.chosen) in orders
-        # Twice the longer answer is a cheap bound on the row; the stages drop and count the rest.
-        if both_ways or len(tokenizer(text).input_ids) > MAX_LENGTH:
+        # The template needs tokens too; the stages drop and count what does not fit after all.
+        if both_ways or longest > MAX_LENGTH - 48:
             continue
         found.setdefault(pair.prompt_id, pair)
     helpful = [p for p in found.values() if p.dimension == "helpful"]
