@@ -2,11 +2,11 @@
 
     python benchmarks/real_pairs.py --data FOLDER [--helpful 140] [--harmless 512] [--policy 192]
 
-FOLDER holds pku_saferlhf/pairs.jsonl and helpful_pairs/dpo_{en,zh}_demo.json as published. Reward models
-learn from helpful pairs, cost models from harmless ones; the policy's pairs, the pairs it is tested
-on and the prompts it answers are other prompts. `RewardTrainer` gets the same token ids, batch
-size, epochs and peak rate, and is read at the same token. What is done is kept in --work-dir: the
-same command goes on from there.
+FOLDER holds pku_saferlhf/pairs.jsonl and helpful_pairs/dpo_{en,zh}_demo.json as published. Reward
+models learn from helpful pairs, cost models from harmless ones; the policy's pairs, the pairs it is
+tested on and the prompts it answers are other prompts. `RewardTrainer` gets the same token ids,
+batch size, epochs and peak rate, and is read at the same token. What is done is kept in --work-dir:
+the same command goes on from there.
 """
 
 import argparse
