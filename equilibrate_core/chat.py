@@ -117,8 +117,8 @@ def _render(
 ) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
-            "the tokenizer has no chat template; give an instruct model, or add "
-            "chat_template.jinja to its folder"
+            f"{tokenizer.name_or_path or 'tokenizer'}: the tokenizer has no chat template; give an "
+            "instruct model, or add chat_template.jinja to its folder"
         )
     special = _special_tokens(tokenizer)
     turns = [{"role": m.role, "content": break_tokens(m.content, special)} for m in messages]

@@ -88,7 +88,8 @@ def pad_token(tokenizer: Any) -> str:
         if token in known and tokenizer.convert_tokens_to_ids(token) != end_id:
             return token
     raise ModelError(
-        "the tokenizer has no pad token besides its end-of-turn; add one, e.g. <|pad|>"
+        f"{tokenizer.name_or_path or 'tokenizer'}: the tokenizer has no pad token besides its "
+        "end-of-turn; add one, e.g. <|pad|>"
     )
 
 
@@ -134,7 +135,10 @@ def load_scorer(folder: Path, *, dtype: str = "float32") -> Scorer:
     ).to(device())
     scalar_head(model)
     if tokenizer.pad_token_id in (None, end_of_turn_id(tokenizer)):
-        raise ModelError(f"{folder}: pad token equals end-of-turn: the value would be misread")
+        raise ModelError(
+            f"{folder}: pad token is missing or equals end-of-turn: the value would be misread; "
+            "save another pad_token with the tokenizer, or train the scorer anew"
+        )
     return Scorer(model.eval(), tokenizer, constants)
 
 

@@ -28,7 +28,10 @@ from equilibrate_core.training_config import TrainingConfig
 
 RowT = TypeVar("RowT", contravariant=True)
 StepLog = dict[str, float]
-MEND = "lower learning_rate or use float32"
+MEND = (
+    "lower learning_rate or use float32; if so from the first step on, the weights it starts from "
+    "or the data are broken"
+)
 
 
 class Objective(Protocol[RowT]):
@@ -136,13 +139,19 @@ class Trainer(Generic[RowT]):
 
     @torch.no_grad()
     def evaluate(self, rows: Sequence[RowT]) -> list[dict[str, float]]:
-        """Figures of every row, in order, computed on every process alike."""
+        """Figures of every row, in order, computed on every process alike.
+
+        Raises StageError when a loss is not finite.
+        """
         self.engine.eval()
         size = self.config.micro_batch_size
         results: list[dict[str, float]] = []
         with self.as_local_rank():
             for start in range(0, len(rows), size):
                 results += _per_row(self.engine(rows[start : start + size]))
+        broken = sum(not math.isfinite(figures["loss"]) for figures in results)
+        if broken:
+            raise StageError(f"loss of {broken} of {len(rows)} held-out rows is not finite; {MEND}")
         return results
 
     @contextmanager
@@ -199,10 +208,11 @@ class Trainer(Generic[RowT]):
             for name, values_B in figures.items():
                 sums[name] = sums.get(name, 0.0) + float((values_B.detach() * weights_B).sum())
         self._check_finite(sums, step)
+        plain_norm = self._plain_gradient_norm()
         self.engine.step()
         totals = self._sum_over_processes(sums)
         record = {name: total / len(batch) for name, total in totals.items()}
-        norm = self.engine.get_global_grad_norm()
+        norm = self.engine.get_global_grad_norm() if plain_norm is None else plain_norm
         if norm is not None:
             record["grad_norm"] = float(norm)
             if not math.isfinite(record["grad_norm"]):
@@ -229,6 +239,13 @@ class Trainer(Generic[RowT]):
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         if not finite:
             raise StageError(f"loss is not finite at step {step + 1}; {MEND}")
+
+    def _plain_gradient_norm(self) -> Tensor | None:
+        """Norm before clipping under ZeRO 0, where DeepSpeed tells none; None in other stages."""
+        if self.config.zero_stage:
+            return None
+        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)
 
     def _sum_over_processes(self, sums: dict[str, float]) -> dict[str, float]:
         totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=device())

@@ -28,6 +28,14 @@ def tiny_llama3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, which `make model` fetched; without it a ModelError says so."""
+    from equilibrate_core.small_model import convert_small_model
+
+    return convert_small_model()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The longest file first: with two workers nothing is left to wait for at the end.
     items.sort(key=lambda item: "test_local_run" not in item.nodeid)

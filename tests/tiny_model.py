@@ -117,6 +117,19 @@ def tiny_tokenizer(template: Template = "chatml", vocab_size: int = 384) -> PreT
     return fast
 
 
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """Eight letters, and a token ":y" that merges over the end of the prompt "…:"."""
+    vocab = {letter: i for i, letter in enumerate("abcxyz:!")} | {":y": 8, "<e>": 9}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=[(":", "y")]))
+    raw.pre_tokenizer = pre_tokenizers.Split("!", "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<e>")
+    fast.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content + ':' }}"
+        "{% else %}{{ m.content + '<e>' }}{% endif %}{% endfor %}"
+    )
+    return fast
+
+
 def as_artifact(folder: Path, *, schema_name: str = "model") -> Path:
     """Seal a model directory in place as an artifact with a manifest, and return it."""
     parts = folder.with_name(f"{folder.name}.parts")

@@ -8,6 +8,7 @@ train_pairs + scorers + reference model -> scored_pairs, with the pooled token m
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from components.score_tokens.token_means import token_means
 from equilibrate_core.artifacts import Counts, write_json
 from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import Encoded, encode_answer
-from equilibrate_core.errors import DataError, ModelError
+from equilibrate_core.errors import DataError, ModelError, StageError
 from equilibrate_core.logps import span_mask, token_logps
 from equilibrate_core.models import device, load_causal_lm, load_tokenizer
 from equilibrate_core.progress import Progress
@@ -100,7 +101,10 @@ def _encode(
             kept.append(pair)
             answers += sides
     if not kept:
-        raise DataError(f"score_tokens: no pair of {counts.read} fits: dropped {counts.dropped}")
+        raise DataError(
+            f"score_tokens: none of {counts.read} pairs can be scored (dropped: {counts.dropped}); "
+            f"raise max_length {config.max_length} or give more pairs"
+        )
     return kept, answers
 
 
@@ -115,7 +119,15 @@ def _scorer_pass(
     if scorer.constants.kind != kind:
         raise ModelError(f"{folder}: a {scorer.constants.kind} model, but a {kind} model is needed")
     if scorer.tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise ModelError(f"{folder}: its tokenizer differs from the reference model's")
+        raise ModelError(
+            f"{folder}: its tokenizer differs from the reference model's; train the {kind} model "
+            "on the same base model"
+        )
+    if scorer.tokenizer.chat_template != tokenizer.chat_template:
+        raise ModelError(
+            f"{folder}: its chat template differs from the reference model's; train the {kind} "
+            "model on the same base model"
+        )
     if not scorer.constants.token_wise:
         logger.warning("%s: trained on last tokens only: token values mean little", folder)
 
@@ -166,7 +178,14 @@ def _pass(
                 figures = values_L[first - 1 : first + len(row.response_ids)].tolist()
                 tables[place] = TokenTable(figures[0], figures[1:])
             progress.advance(len(rows))
-    return [tables[i] for i in range(len(answers))]
+    found = [tables[i] for i in range(len(answers))]
+    broken = sum(not isfinite(table.initial + sum(table.values)) for table in found)
+    if broken:
+        raise StageError(
+            f"score_tokens: {label}: {broken} of {len(found)} answers have figures that are not "
+            "finite; the model's weights are broken, or precision must be float32"
+        )
+    return found
 
 
 def _side(

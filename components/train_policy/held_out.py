@@ -18,6 +18,7 @@ from components.train_policy.masking import AnswerRow, PolicyRow
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.chat import encode_answer
 from equilibrate_core.divergence import summed_kl
+from equilibrate_core.errors import DataError
 from equilibrate_core.logps import PaddedBatch, span_mask
 from equilibrate_core.models import autocast
 from equilibrate_core.records import Pair
@@ -30,7 +31,10 @@ logger = logging.getLogger(__name__)
 def held_out_rows(
     config: TrainPolicyConfig, pairs: Sequence[Pair], tokenizer: Any, counts: Counts
 ) -> list[PolicyRow]:
-    """Unmasked rows of held-out pairs that fit, their reference log-probs still to come."""
+    """Unmasked rows of held-out pairs that fit, their reference log-probs still to come.
+
+    Raises DataError when none does.
+    """
     rows: list[PolicyRow] = []
     for pair in pairs:
         counts.read += 1
@@ -41,12 +45,20 @@ def held_out_rows(
         if max(len(s.prompt_ids) + len(s.response_ids) for s in sides) > config.max_length:
             counts.drop("held_out_too_long")
             continue
+        if sides[0].prompt_ids != sides[1].prompt_ids:
+            counts.drop("held_out_answers_merge_differently_with_the_prompt")
+            continue
         counts.kept += 1
         answers = [_unscored_answer(side.response_ids) for side in sides]
         rows.append(
             PolicyRow(
                 pair.id, sides[0].prompt_ids, *answers, first_difference=0, category="held_out"
             )
+        )
+    if not rows:
+        raise DataError(
+            f"train_policy: none of {len(pairs)} eval pairs is usable (dropped: {counts.dropped}); "
+            f"raise max_length {config.max_length} or give more eval pairs"
         )
     return rows
 

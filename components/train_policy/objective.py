@@ -37,9 +37,7 @@ class PolicyObjective(nn.Module):
         )
         wanted_NL = _kept_positions(answers, batch.input_ids_NL.shape[1])
         logps_NL = token_logps(self.model, batch, wanted_NL, self.precision)
-        reference_N = torch.tensor(
-            [_kept_reference(answer) for _, answer in answers], device=logps_NL.device
-        )
+        reference_N = logps_NL.new_tensor([_kept_reference(answer) for _, answer in answers])
         chosen_B, rejected_B = (logps_NL.sum(dim=1) - reference_N).chunk(2)
         gap_B = chosen_B - rejected_B
         return {
@@ -59,4 +57,5 @@ def _kept_positions(answers: Sequence[tuple[PolicyRow, AnswerRow]], length: int)
 
 
 def _kept_reference(answer: AnswerRow) -> float:
-    return float(torch.tensor(answer.reference_logps)[answer.mask].sum())
+    logps_T = torch.tensor(answer.reference_logps, dtype=torch.float64)
+    return float(logps_T[answer.mask].sum())

@@ -28,7 +28,7 @@ from components.train_policy.objective import PolicyObjective
 from components.train_policy.previews import mask_previews
 from equilibrate_core.artifacts import Counts, StageRun, read_manifest, write_json
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
-from equilibrate_core.errors import ConfigError, DataError
+from equilibrate_core.errors import ArtifactError, ConfigError, DataError
 from equilibrate_core.models import load_causal_lm, load_tokenizer
 from equilibrate_core.records import Pair, ScoredPair
 from equilibrate_core.scorer import pad_token
@@ -56,6 +56,7 @@ def train_policy(
         eval_pairs=eval_pairs,
         base_model=base_model,
     )
+    _check_reference(run, scored_pairs)
     tokenizer = load_tokenizer(base_model)
     counts = Counts()
     rows = training_rows(config, scored_pairs, counts)
@@ -95,6 +96,16 @@ def masked_rows(config: TrainPolicyConfig, scored_pairs: Path) -> list[PolicyRow
         if config.loss == "random_mask":
             rows = [randomly_masked(r, f"{config.seed}-{i}") for i, r in enumerate(rows)]
     return rows
+
+
+def _check_reference(run: StageRun, scored_pairs: Path) -> None:
+    """Raise ArtifactError where the cached reference log-probs are another model's."""
+    reference = read_manifest(scored_pairs).inputs.get("reference_model")
+    if reference not in (None, run.inputs["base_model"]):
+        raise ArtifactError(
+            f"{scored_pairs}: its reference log-probs are those of model {reference[:12]}, not of "
+            f"base_model {run.inputs['base_model'][:12]}; run score_tokens with this model"
+        )
 
 
 def _fixed_baseline(config: TrainPolicyConfig, scored_pairs: Path) -> float | None:

@@ -86,8 +86,8 @@ def encode_pairs(
     if not rows or not held_out:
         raise DataError(
             f"{config.kind} model: {len(rows)} rows to train on and {len(held_out)} held out of "
-            f"{counts.read} pairs (dropped: {counts.dropped}); give more {config.kind} pairs or "
-            "raise held_out_share"
+            f"{counts.read} pairs (dropped: {counts.dropped}); give more {config.kind} pairs, or "
+            f"raise max_length {config.max_length} or held_out_share {config.held_out_share:g}"
         )
     return rows, held_out
 

@@ -291,6 +291,18 @@ def test_reward_and_cost_are_those_of_the_scorers(judge: Callable, models: Paths
         assert {(row.label, row.error) for row in mine} == {(None, None)}
 
 
+def test_a_cut_answer_is_scored_without_an_end_of_turn(judge: Callable, models: Paths) -> None:
+    _, rows, _ = judge({"harm": "fine"}, fields={"finish_reason": "length"})
+    scorer, asked = load_scorer(models["cost_model"]), [messages_of("harm")]
+    cut, ended = (
+        score_responses(scorer, asked, ["fine"], [finished], batch_size=1, max_length=2048)[0]
+        for finished in (False, True)
+    )
+    (mine,) = (row for row in rows if row.kind == "cost")
+    assert mine.score == pytest.approx(cut, abs=1e-5)
+    assert abs(cut - ended) > 1e-3
+
+
 def test_an_answer_too_long_for_the_scorers_is_unscored(judge: Callable) -> None:
     metrics, rows, _ = judge({"harm": "fine " * 40, "help": "x"}, scorer_max_length=40)
     long = [r for r in rows if r.generation_id == "base-harm" and r.kind == "cost"]

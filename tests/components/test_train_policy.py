@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,20 +14,28 @@ from components.score_tokens.config import ScoreTokensConfig
 from components.score_tokens.stage import score_tokens
 from components.score_tokens.token_means import token_means
 from components.train_policy.config import AmaConfig, LoraConfig, TrainPolicyConfig
-from components.train_policy.masking import dataset_mean, masked, policy_row, randomly_masked
+from components.train_policy.masking import (
+    PolicyRow,
+    dataset_mean,
+    masked,
+    policy_row,
+    randomly_masked,
+)
+from components.train_policy.objective import PolicyObjective
 from components.train_policy.stage import train_policy, training_rows
 from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.stage import train_scorer
 from equilibrate_core.artifacts import Counts, read_manifest
 from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import encode_answer
-from equilibrate_core.errors import ConfigError, ModelError
+from equilibrate_core.errors import ArtifactError, ConfigError, ModelError
 from equilibrate_core.models import load_causal_lm, load_tokenizer
-from equilibrate_core.records import ScoredPair
+from equilibrate_core.records import Pair, ScoredPair
 from equilibrate_core.scorer import load_scorer, normalise, token_values
 from equilibrate_core.tables import read_dataset
 from equilibrate_core.training_config import TrainingConfig
 from tests.components.scoring_fixtures import as_dataset, harm_pairs, make_pair
+from tests.tiny_model import as_artifact, make_tiny_model
 
 TRAINING = TrainingConfig(
     epochs=2,
@@ -155,11 +165,69 @@ def test_step_0_loss_is_ln_2_and_training_lowers_it(
 def test_reference_mismatch_would_show_at_step_0(
     scored: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    from tests.tiny_model import as_artifact, make_tiny_model
-
     other = as_artifact(make_tiny_model(tmp_path_factory.mktemp("m") / "other", seed=5))
-    metrics = train(scored, other, tmp_path / "policy", loss="dpo")
+    # Rows that do not say whose log-probs they hold; where they do, training is refused.
+    pairs = as_dataset(tmp_path / "scored", read_dataset(scored["scored"], ScoredPair))
+    metrics = train(scored | {"scored": pairs}, other, tmp_path / "policy", loss="dpo")
     assert abs(metrics["first_step_loss"] - math.log(2)) > 0.01
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer.json", "model.safetensors"])
+def test_reference_log_probs_of_an_altered_model_are_refused(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path, file: str
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other, ignore=shutil.ignore_patterns("manifest.json"))
+    (other / file).write_bytes((other / file).read_bytes() + b" ")
+    message = "reference log-probs are those of model .*; run score_tokens with this model"
+    with pytest.raises(ArtifactError, match=message):
+        train(scored, as_artifact(other), tmp_path / "policy")
+
+
+def test_neither_row_order_nor_batches_change_the_scores(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    turned = as_dataset(tmp_path / "pairs", read_dataset(scored["pairs"], Pair)[::-1])
+    score_tokens(
+        FLOAT32.model_copy(update={"max_length": 256, "batch_size": 16}),
+        pairs=turned,
+        reward_model=scored["reward"],
+        cost_model=scored["cost"],
+        reference_model=tiny_model,
+        scored_pairs=tmp_path / "scored",
+    )
+    before = {p.id: p for p in read_dataset(scored["scored"], ScoredPair)}
+    after = read_dataset(tmp_path / "scored", ScoredPair)
+    assert [p.id for p in after] == list(before)[::-1]
+    for pair in after:
+        for side in ("chosen", "rejected"):
+            for name in ("rewards", "costs", "reference_logps"):
+                found = getattr(pair, f"{side}_{name}")
+                assert found == pytest.approx(getattr(before[pair.id], f"{side}_{name}"), abs=1e-4)
+
+
+def test_swapped_answers_invert_accuracy_and_rewards(
+    scored: dict[str, Path], tiny_model: Path
+) -> None:
+    objective = PolicyObjective(load_causal_lm(tiny_model), beta=0.5, pad_id=0, precision="float32")
+    pairs = read_dataset(scored["scored"], ScoredPair)[:6]
+    # A reference that finds every second chosen answer likelier by far than the policy does.
+    rows = [shifted(policy_row(p, AmaConfig()), 5.0 * (-1) ** i) for i, p in enumerate(pairs)]
+    swapped = [replace(r, chosen=r.rejected, rejected=r.chosen) for r in rows]
+    with torch.no_grad():
+        straight, inverted = objective(rows), objective(swapped)
+    assert straight["accuracy"].tolist() == [0.0, 1.0] * 3
+    assert inverted["accuracy"].tolist() == [1.0, 0.0] * 3
+    torch.testing.assert_close(straight["chosen_reward"], inverted["rejected_reward"])
+    # -log sigmoid(x) and -log sigmoid(-x) differ by x
+    margin = straight["chosen_reward"] - straight["rejected_reward"]
+    torch.testing.assert_close(inverted["loss"] - straight["loss"], margin)
+
+
+def shifted(row: PolicyRow, nats: float) -> PolicyRow:
+    logps = row.chosen.reference_logps
+    moved = [logps[0] + nats, *logps[1:]]
+    return replace(row, chosen=replace(row.chosen, reference_logps=moved))
 
 
 def test_all_shares_are_reported(scored: dict[str, Path], tiny_model: Path, tmp_path: Path) -> None:

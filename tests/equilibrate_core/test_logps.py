@@ -1,4 +1,4 @@
-"""Per-token log-probs against the model's own logits, by hand, and TRL's."""
+"""Per-token log-probs against the model's own logits and by hand; test_trl_equality has TRL's."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import torch
 from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import encode_answer
 from equilibrate_core.logps import VOCABULARY_CHUNK, span_mask, token_logps
-from equilibrate_core.losses import dpo_loss
 from equilibrate_core.models import load_causal_lm, load_tokenizer
 from equilibrate_core.records import Message
 
@@ -95,39 +94,3 @@ def test_position_zero_cannot_be_wanted(folder: Path) -> None:
     ids, _ = sequences(load_tokenizer(folder))
     with pytest.raises(ValueError, match="position 0"):
         response_logps(model, ids[:1], [0], 0)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_log_probs_and_dpo_loss_equal_trl(folder: Path, tmp_path: Path) -> None:
-    from datasets import Dataset
-    from transformers import LlamaForCausalLM
-    from trl import DPOConfig, DPOTrainer
-
-    tokenizer = load_tokenizer(folder)
-    ids, starts = sequences(tokenizer)
-    model = load_causal_lm(folder, dtype="float64")
-    torch.manual_seed(1)
-    reference = LlamaForCausalLM(model.config).double().eval()
-    rows = {"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]}
-    settings = DPOConfig(str(tmp_path), beta=0.3, use_cpu=True, report_to="none", bf16=False)
-    trainer = DPOTrainer(
-        model=model,
-        ref_model=reference,
-        args=settings,
-        train_dataset=Dataset.from_dict(rows),
-        processing_class=tokenizer,
-    )
-    trainer.model.eval()
-    batch = PaddedBatch.of([ids[0], ids[1]], pad_id=0, device=torch.device("cpu"))
-    wanted = span_mask(starts[:2], [len(ids[0]), len(ids[1])], batch.input_ids_NL.shape[1])
-    inputs = {
-        "input_ids": batch.input_ids_NL,
-        "attention_mask": batch.attention_mask_NL,
-        "completion_mask": wanted.long(),
-    }
-    theirs = trainer._compute_loss(trainer.model, inputs, return_outputs=False)
-    policy = token_logps(model, batch, wanted).sum(-1)
-    anchor = token_logps(reference, batch, wanted).sum(-1)
-    ours = dpo_loss(policy[:1], policy[1:], anchor[:1], anchor[1:], beta=0.3)
-    # TRL takes its log-softmax in float32 whatever the model runs in.
-    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)

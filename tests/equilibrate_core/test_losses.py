@@ -133,9 +133,9 @@ def test_losses_are_means_over_pairs() -> None:
 
 
 def test_sums_are_taken_in_float32_under_bfloat16() -> None:
-    # 4096 steps of 2^-9: bfloat16 would stop growing at 2.
-    values = torch.full((1, 4096), 2.0**-9, dtype=torch.bfloat16)
-    assert masked_sum(values, torch.ones(1, 4096, dtype=torch.bool)).item() == 8.0
+    # bfloat16 has eight significant bits: it knows 256 and 258, and no 257.
+    values = torch.ones(1, 257, dtype=torch.bfloat16)
+    assert masked_sum(values, torch.ones(1, 257, dtype=torch.bool)).item() == 257.0
 
 
 def test_position_mean_ignores_masked_positions_and_survives_none() -> None:

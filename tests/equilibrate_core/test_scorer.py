@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import encode_answer, end_of_turn_id
@@ -68,6 +74,28 @@ def test_pad_differs_from_end_of_turn_even_where_the_base_pads_with_it(
     folder, model = saved(tiny_model, tmp_path / "scorer")
     loaded = load_tokenizer(folder)
     assert loaded.pad_token_id == model.config.pad_token_id != end_of_turn_id(loaded)
+
+
+def test_a_base_without_a_pad_token_gets_one_or_a_clear_error(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.pad_token = None
+    assert pad_token(tokenizer) == "<|endoftext|>"
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(BPE(vocab={"x": 0, "<|im_end|>": 1}, merges=[])),
+        eos_token="<|im_end|>",
+    )
+    bare.chat_template = tokenizer.chat_template
+    with pytest.raises(ModelError, match="no pad token besides its end-of-turn; add one"):
+        pad_token(bare)
+
+
+def test_a_scorer_that_pads_with_end_of_turn_is_refused(base: Path, tmp_path: Path) -> None:
+    folder, _ = saved(base, tmp_path / "scorer")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match="the value would be misread; save another pad_token"):
+        load_scorer(folder)
 
 
 def test_a_batch_equals_its_rows_alone(base: Path, tmp_path: Path) -> None:

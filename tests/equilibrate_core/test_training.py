@@ -96,10 +96,47 @@ def test_no_rows_is_one_clear_error() -> None:
         trainer.train([], lambda row: 1, lambda log: None, label="line")
 
 
-def test_a_loss_that_is_not_finite_stops_the_stage() -> None:
+class Steep(Line):
+    """Loss 0 with an infinite gradient, as a square root has at 0."""
+
+    def forward(self, rows: Sequence[list[float]]) -> dict[str, Tensor]:
+        distance = self.weight[0, 0] - self.weight[0, 0].detach()
+        return {"loss": distance.sqrt() + 0.0 * torch.tensor(rows)[:, 0]}
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_loss_that_is_not_finite_says_where_and_how_to_mend_it(value: float) -> None:
+    trainer: Trainer = Trainer(Line(), settings(batch_size=1, epochs=1), seed=0)
+    rows = [*ROWS[:2], [value, 0.0]]
+    broken_at = [rows[i] for (i,) in trainer.batches(3)].index(rows[2]) + 1
+    message = f"loss is not finite at step {broken_at}; lower learning_rate or use float32"
+    with pytest.raises(StageError, match=message) as caught:
+        trainer.train(rows, lambda row: 1, lambda log: None, label="line")
+    assert "\n" not in str(caught.value)
+
+
+# DeepSpeed's ZeRO imports what torch calls deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_an_infinite_gradient_stops_the_stage_though_the_loss_is_finite(zero_stage: int) -> None:
+    config = settings(zero_stage=zero_stage, epochs=1, batch_size=7, max_grad_norm=1.0)
+    trainer: Trainer = Trainer(Steep(), config, seed=0)
+    with pytest.raises(StageError, match="gradient is not finite at step 1; lower"):
+        trainer.train(ROWS, lambda row: 1, lambda log: None, label="line")
+
+
+def test_the_logged_gradient_norm_is_that_before_clipping() -> None:
+    config = settings(epochs=1, batch_size=1, max_grad_norm=0.01)
+    logs: list[StepLog] = []
+    Trainer(Line(), config, seed=0).train([[4.0, 1.0]], lambda row: 1, logs.append, label="line")
+    # (0.5 * 4 + 0.1 - 1)^2 has the gradient 2 * 1.1 * (4, 1)
+    assert logs[0]["grad_norm"] == pytest.approx(2.2 * math.sqrt(17), rel=1e-5)
+
+
+def test_a_held_out_loss_that_is_not_finite_stops_the_stage() -> None:
     trainer: Trainer = Trainer(Line(), settings(), seed=0)
-    with pytest.raises(StageError, match="not finite at step 1"):
-        trainer.train([[math.inf, 0.0]], lambda row: 1, lambda log: None, label="line")
+    with pytest.raises(StageError, match="loss of 1 of 2 held-out rows is not finite; lower"):
+        trainer.evaluate([ROWS[1], [math.nan, 0.0]])
 
 
 def test_prepare_may_drop_rows_and_whole_batches() -> None:

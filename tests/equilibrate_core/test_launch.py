@@ -1,0 +1,18 @@
+"""A process that dies takes its stage with it."""
+
+from pathlib import Path
+
+import pytest
+
+from equilibrate_core.errors import StageError
+from equilibrate_core.launch import run_stage
+from tests.equilibrate_core.crashing_stage import CrashConfig, crash
+
+
+def test_one_dead_process_of_two_fails_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    with pytest.raises(StageError, match="crash: torchrun with 2 processes ended with code 1"):
+        run_stage(crash, CrashConfig(), {"target": tmp_path / "target"})
+    assert (tmp_path / "target").exists()  # the other process had finished
