@@ -12,6 +12,7 @@ from loaded libraries to a saved model, reference log-probs and token scores inc
     all_logits   the vocabulary projected at every position and all at once
     one_chunk    the vocabulary projected at kept tokens, but all at once
     all_tokens   no masks: plain DPO
+    fixed_size   micro-batches of TRL's size, whatever the rows' lengths
 """
 
 import argparse
@@ -144,7 +145,7 @@ def adpo(work: Path, out: Path, precision: str, variant: str) -> dict[str, float
         loss="dpo" if variant == "all_tokens" else "adpo",
         ama=AmaConfig(baseline="response_mean"),
         max_length=MAX_LENGTH,
-        training=training(precision, learning_rate=1e-6),
+        training=training(precision, variant, learning_rate=1e-6),
         num_previews=0,
     )
     score_config = ScoreTokensConfig(max_length=MAX_LENGTH, batch_size=16, precision=precision)
@@ -181,7 +182,7 @@ def scorer(work: Path, out: Path, precision: str, variant: str) -> dict[str, flo
         kind="cost",
         held_out_share=0.01,
         max_length=MAX_LENGTH,
-        training=training(precision, learning_rate=2e-5),
+        training=training(precision, variant, learning_rate=2e-5),
     )
     return {
         "train_scorer": seconds(
@@ -225,13 +226,16 @@ def switch_off(variant: str) -> None:
             setattr(module, "token_logps", all_token_logps)  # noqa: B010
 
 
-def training(precision: Any, *, learning_rate: float) -> Any:
+def training(precision: Any, variant: str, *, learning_rate: float) -> Any:
     from equilibrate_core.training_config import TrainingConfig
 
+    fixed = variant == "fixed_size"
     return TrainingConfig(
         epochs=1,
         batch_size=BATCH,
-        micro_batch_size=MICRO_BATCH,
+        # Larger micro-batches of short rows than TRL's, smaller ones of long rows.
+        micro_batch_size=MICRO_BATCH if fixed else MICRO_BATCH * 2,
+        micro_batch_tokens=None if fixed else MICRO_BATCH * MAX_LENGTH,
         learning_rate=learning_rate,
         precision=precision,
         zero_stage=0,

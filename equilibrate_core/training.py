@@ -7,10 +7,9 @@ step, so micro-batches and processes do not change the result.
 
 import math
 import os
-import random
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from equilibrate_core.batch_plan import learning_rate, micro_batches, optimizer_batches
 from equilibrate_core.checkpoints import Checkpoints, TrainingState
 from equilibrate_core.errors import DataError, Preempted, StageError
 from equilibrate_core.models import device
@@ -119,13 +119,7 @@ class Trainer(Generic[RowT]):
 
     def batches(self, num_rows: int) -> list[list[int]]:
         """Row numbers of every optimizer step: a function of seed, epoch and number alone."""
-        batches: list[list[int]] = []
-        size = self.config.batch_size
-        for epoch in range(self.config.epochs):
-            order = list(range(num_rows))
-            random.Random(f"{self.seed}-{epoch}").shuffle(order)
-            batches += [order[start : start + size] for start in range(0, num_rows, size)]
-        return batches
+        return optimizer_batches(self.config, num_rows, self.seed)
 
     @contextmanager
     def whole_weights(self, module: nn.Module | None = None) -> Generator[None]:
@@ -170,9 +164,11 @@ class Trainer(Generic[RowT]):
         self, step: int, num_steps: int, batch: Sequence[RowT], length: Callable[[RowT], int]
     ) -> StepLog:
         started = time.monotonic()
-        record = self._step(step, num_steps, sorted(batch, key=length))
+        batch = sorted(batch, key=length)
+        lengths = [length(row) for row in batch]
+        record = self._step(step, num_steps, batch, lengths)
         elapsed = max(time.monotonic() - started, 1e-9)
-        return record | {"tokens_per_s": sum(length(row) for row in batch) / elapsed}
+        return record | {"tokens_per_s": sum(lengths) / elapsed}
 
     def _save_if_due(self, state: TrainingState, num_steps: int, preemption: Preemption) -> None:
         if self.checkpoints is None:
@@ -190,17 +186,19 @@ class Trainer(Generic[RowT]):
                 "command goes on from there"
             )
 
-    def _step(self, step: int, num_steps: int, batch: Sequence[RowT]) -> StepLog:
+    def _step(
+        self, step: int, num_steps: int, batch: Sequence[RowT], lengths: Sequence[int]
+    ) -> StepLog:
         # Dropout is off in the models themselves; training mode is what checkpointing asks for.
         self.engine.train()
         rate = learning_rate(self.config, step, num_steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        micro_batches = list(self._micro_batches(batch))
+        passes = list(micro_batches(self.config, lengths, rank=self.rank, world=self.world))
         sums: dict[str, float] = {}
-        for index, (rows, weights) in enumerate(micro_batches):
-            self.engine.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
-            figures = self.engine(rows)
+        for index, (places, weights) in enumerate(passes):
+            self.engine.set_gradient_accumulation_boundary(index == len(passes) - 1)
+            figures = self.engine([batch[place] for place in places])
             weights_B = torch.tensor(weights, device=figures["loss"].device)
             # DeepSpeed averages gradients over processes; the loss is a mean over the whole batch.
             loss = (figures["loss"] * weights_B).sum() * self.world / len(batch)
@@ -219,21 +217,6 @@ class Trainer(Generic[RowT]):
                 raise StageError(f"gradient is not finite at step {step + 1}; {MEND}")
         return {"step": step + 1, "learning_rate": rate, **record}
 
-    def _micro_batches(self, batch: Sequence[RowT]) -> Iterator[tuple[list[RowT], list[float]]]:
-        """Slices of this process's rows and their weights, equally many on every process.
-
-        Where rows run out a process repeats one with weight 0: ZeRO's collectives need company.
-        """
-        per_process = math.ceil(len(batch) / self.world)
-        mine = list(batch[self.rank :: self.world])
-        weights = [1.0] * len(mine)
-        while len(mine) < per_process:
-            mine.append(batch[0])
-            weights.append(0.0)
-        size = self.config.micro_batch_size
-        for start in range(0, per_process, size):
-            yield mine[start : start + size], weights[start : start + size]
-
     def _check_finite(self, sums: dict[str, float], step: int) -> None:
         finite = torch.tensor(float(math.isfinite(sums["loss"])), device=device())
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
@@ -251,16 +234,6 @@ class Trainer(Generic[RowT]):
         totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=device())
         dist.all_reduce(totals)
         return dict(zip(sums, totals.tolist(), strict=True))
-
-
-def learning_rate(config: TrainingConfig, step: int, num_steps: int) -> float:
-    """Rate of the step with this index (from 0): linear warm-up, then the configured decay."""
-    warmup = math.ceil(config.warmup_share * num_steps)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(num_steps - warmup, 1)
-    factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
-    return config.learning_rate * factors[config.schedule]
 
 
 def _per_row(figures: dict[str, Tensor]) -> list[dict[str, float]]:

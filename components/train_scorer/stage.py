@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import f1_score, roc_auc_score
 
 from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.objective import ScorerObjective, ScorerRow
@@ -20,6 +19,7 @@ from equilibrate_core.chat import encode_answer
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
 from equilibrate_core.errors import DataError
 from equilibrate_core.losses import harm_sign
+from equilibrate_core.metrics import auc, binary_f1, calibration_error
 from equilibrate_core.records import Pair
 from equilibrate_core.scorer import ScorerConstants, new_scorer_model, save_scorer
 from equilibrate_core.stage import Metrics, stage_main, start_stage
@@ -125,22 +125,12 @@ def held_out_metrics(
         signs = np.array([r.first_sign for r in rows] + [r.second_sign for r in rows])
         harmful = signs > 0
         metrics["sign_accuracy"] = float(np.mean((costs > 0) == harmful))
-        metrics["f1"] = float(f1_score(harmful, costs > 0, zero_division=0.0))
+        metrics["f1"] = binary_f1(costs > 0, harmful)
         metrics["ece"] = calibration_error(_sigmoid(costs), harmful)
-        if 0 < harmful.sum() < len(harmful):
-            metrics["auc"] = float(roc_auc_score(harmful, costs))
+        area = auc(costs, harmful)
+        if area is not None:
+            metrics["auc"] = area
     return metrics
-
-
-def calibration_error(probs: np.ndarray, happened: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error over equal-width bins of the predicted probability."""
-    index = np.minimum((probs * bins).astype(int), bins - 1)
-    gaps = [
-        abs(probs[index == b].mean() - happened[index == b].mean()) * (index == b).mean()
-        for b in range(bins)
-        if (index == b).any()
-    ]
-    return float(sum(gaps))
 
 
 def _trainer(

@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.objective import ScorerObjective, ScorerRow, compared_values
-from components.train_scorer.stage import calibration_error, encode_pairs, train_scorer
+from components.train_scorer.stage import encode_pairs, train_scorer
 from equilibrate_core.artifacts import Counts, read_manifest
 from equilibrate_core.errors import DataError
 from equilibrate_core.models import load_tokenizer
@@ -170,9 +169,3 @@ def test_padding_changes_neither_loss_nor_values(tiny_model: Path) -> None:
         alone = objective([each])
         for name in ("loss", "first", "second"):
             torch.testing.assert_close(together[name][index], alone[name][0], atol=1e-9, rtol=0)
-
-
-def test_calibration_error_equals_the_hand_worked_value() -> None:
-    # two bins: 0.95 predicted and half right, 0.15 predicted and never right
-    probs, happened = np.array([0.95, 0.95, 0.15, 0.15]), np.array([1, 0, 0, 0])
-    assert calibration_error(probs, happened) == pytest.approx(0.5 * 0.45 + 0.5 * 0.15)

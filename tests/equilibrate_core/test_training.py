@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from equilibrate_core.batch_plan import learning_rate
 from equilibrate_core.errors import DataError, StageError
-from equilibrate_core.training import StepLog, Trainer, learning_rate
+from equilibrate_core.training import StepLog, Trainer
 from equilibrate_core.training_config import TrainingConfig
 
 ROWS = [[float(i), float(i % 3)] for i in range(7)]
