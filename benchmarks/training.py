@@ -235,7 +235,7 @@ def training(precision: Any, variant: str, *, learning_rate: float) -> Any:
         batch_size=BATCH,
         # Larger micro-batches of short rows than TRL's, smaller ones of long rows.
         micro_batch_size=MICRO_BATCH if fixed else MICRO_BATCH * 2,
-        micro_batch_tokens=None if fixed else MICRO_BATCH * MAX_LENGTH,
+        micro_batch_tokens=None if fixed else 2 * MAX_LENGTH,
         learning_rate=learning_rate,
         precision=precision,
         zero_stage=0,
