@@ -166,7 +166,8 @@ from tests.equilibrate_core.test_training import settings, trained
 weights, logs = trained(settings(zero_stage=int(sys.argv[1])))
 import torch.distributed as dist
 if dist.get_rank() == 0:
-    open(sys.argv[2], "w").write(json.dumps([weights, [log["loss"] for log in logs]]))
+    figures = [[log[name] for log in logs] for name in ("loss", "grad_norm")]
+    open(sys.argv[2], "w").write(json.dumps([weights, *figures]))
 """
 
 
@@ -182,9 +183,11 @@ def test_two_processes_equal_one(tmp_path: Path, zero_stage: int) -> None:
         command, cwd=root, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    weights, losses = json.loads(result.read_text())
+    weights, losses, norms = json.loads(result.read_text())
     alone, logs = trained(settings())
     assert weights == pytest.approx(alone, abs=1e-5)
     assert losses == pytest.approx([r["loss"] for r in logs], abs=1e-4)
+    # AdamW forgives a gradient of the wrong scale, clipping does not.
+    assert norms == pytest.approx([r["grad_norm"] for r in logs], rel=1e-3)
     moved = max(abs(a - b) for a, b in zip(alone, [0.5, 0.1], strict=True))
     assert moved > 100 * 1e-5
