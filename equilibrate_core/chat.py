@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from jinja2.exceptions import TemplateError
+
 from equilibrate_core.errors import ModelError
 from equilibrate_core.records import Message
 
@@ -122,9 +124,16 @@ def _render(
         )
     special = _special_tokens(tokenizer)
     turns = [{"role": m.role, "content": break_tokens(m.content, special)} for m in messages]
-    return tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except TemplateError as error:
+        roles = ", ".join(m.role for m in messages)
+        raise ModelError(
+            f"{tokenizer.name_or_path or 'tokenizer'}: its chat template refuses a conversation of "
+            f"{roles}: {error}; leave such rows out, or give chat_template.jinja another template"
+        ) from error
 
 
 def _tokenize(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:

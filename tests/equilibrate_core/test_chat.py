@@ -101,6 +101,13 @@ def test_response_ends_point_into_the_text(tokenizer: Any) -> None:
     assert encoded.response_ends[-1] == len(text)
 
 
+def test_a_template_that_refuses_a_conversation_is_one_clear_error(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(ModelError, match="refuses a conversation of user: roles must altern"):
+        encode_prompt(tokenizer, ASK)
+
+
 def test_a_tokenizer_without_a_template_is_one_clear_error(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.chat_template = None
