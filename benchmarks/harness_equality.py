@@ -26,7 +26,7 @@ SAMPLE = ROOT / "pipelines" / "sample" / "benchmarks"
 FILES: dict[Benchmark, str] = {
     "arc_easy": "arc/ARC-Easy_validation.jsonl",
     "arc_challenge": "arc/ARC-Challenge_validation.jsonl",
-    "hellaswag": "hellaswag/validation.jsonl",
+    "hellaswag": "hellaswag/validation*.jsonl",
     "winogrande": "winogrande/validation.jsonl",
     "commonsenseqa": "commonsenseqa/validation.jsonl",
     "gsm8k": "gsm8k/test.jsonl",
@@ -53,7 +53,8 @@ def theirs(model: Path, data: Path, limit: int, folder: Path) -> dict[str, float
     tasks = folder / "tasks"
     tasks.mkdir()
     for name, file in FILES.items():
-        (tasks / f"{name}.yaml").write_text(json.dumps(task_file(name, data / file)))
+        (rows,) = data.glob(file)
+        (tasks / f"{name}.yaml").write_text(json.dumps(task_file(name, rows)))
     command = [
         sys.executable, "-m", "lm_eval", "--model", "hf",
         "--model_args", f"pretrained={model},dtype=float32",

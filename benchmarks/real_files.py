@@ -1,12 +1,21 @@
 """The whole pipeline on real public files, a few hundred rows of each, with SmolLM2.
 
     python benchmarks/real_files.py --data FOLDER [--rows N] [--pairs N] [--prompts N] [--items N]
+        [--sort-by judge|classifier]
+        [--study ablation|scaling] [--sizes N N …] [--skip-arm-benchmarks]
 
 FOLDER holds the public sets as published, in these sub-folders: equilibrate, pku_saferlhf, hh_rlhf,
 helpful_pairs, safety_prompts, helpful_prompts, benchmarks. None of them comes with this project.
+
+--study trains the arms of pipelines/configs/ablation.yaml, or a curve a category over --sizes,
+beside the run's own policy, and the report sets them side by side. Every arm takes what the run's
+own policy takes from train_policy to score_benchmarks. With --sort-by classifier a head trained on
+the gold labels sorts the prompts, where SmolLM2's own word is next to chance.
 """
 
 import argparse
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +28,7 @@ from pipelines.local import run_locally
 from pipelines.run_config import RunConfig
 from pipelines.summary import print_summary
 
+CONFIGS = Path(__file__).parents[1] / "pipelines" / "configs"
 SAFETY = "safety_prompts"
 SOURCES: tuple[tuple[str, str, str, str], ...] = (
     # name, adapter, file, licence
@@ -111,6 +121,28 @@ def real_run(data: Path, rows: int, pairs: int, prompts: int, items: int) -> dic
     }
 
 
+def add_study(values: dict[str, Any], study: str, sizes: Sequence[int], benchmarks: bool) -> None:
+    """Make a run one of the two studies."""
+    values["name"] = f"real-{study}"
+    values["write_report"]["title"] = f"Equilibrate on real public files: {study}"
+    values["publish_model"]["name"] = f"real-{study}"
+    if study == "ablation":
+        shipped = yaml.safe_load((CONFIGS / "ablation.yaml").read_text(encoding="utf-8"))
+        values["study"] = {**shipped["study"], "benchmarks": benchmarks}
+        return
+    values["assemble_dataset"]["strict_quotas"] = True
+    curves = [{"category": c, "sizes": list(sizes)} for c in ("EHD", "IHD", "MHD")]
+    values["study"] = {"reference": "all-quotas", "scaling": curves, "benchmarks": benchmarks}
+
+
+def sort_by_classifier(values: dict[str, Any]) -> None:
+    """Sort prompts by a head on SmolLM2's embeddings, trained on the gold labels."""
+    values["classify_prompts"] = {
+        "judge": {"kind": "classifier"},
+        "classifier": {"seed_labels": "gold"},
+    }
+
+
 def main() -> int:
     """Run it and print where the report is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -119,11 +151,25 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=40, help="training pairs per category")
     parser.add_argument("--prompts", type=int, default=24, help="prompts answered per suite")
     parser.add_argument("--items", type=int, default=10, help="items per benchmark, at least")
+    parser.add_argument("--study", choices=("ablation", "scaling"), help="train several policies")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        help="pairs along a curve [0, half, --pairs]",
+    )
+    parser.add_argument("--skip-arm-benchmarks", action="store_true", help="of the study's arms")
+    parser.add_argument("--sort-by", choices=("judge", "classifier"), default="judge")
     parser.add_argument("--work-dir", type=Path, default=Path("runs"))
     parser.add_argument("--print-config", action="store_true", help="print the run file and stop")
     arguments = parser.parse_args()
-    sizes = (arguments.rows, arguments.pairs, arguments.prompts, arguments.items)
-    values = real_run(arguments.data.resolve(), *sizes)
+    shape = (arguments.rows, arguments.pairs, arguments.prompts, arguments.items)
+    values = real_run(arguments.data.resolve(), *shape)
+    if arguments.sort_by == "classifier":
+        sort_by_classifier(values)
+    if arguments.study:
+        sizes = arguments.sizes or [0, math.ceil(arguments.pairs / 2), arguments.pairs]
+        add_study(values, arguments.study, sizes, not arguments.skip_arm_benchmarks)
     if arguments.print_config:
         print(yaml.safe_dump(values, sort_keys=False))
         return 0

@@ -21,7 +21,7 @@ from components.judge_responses.component import judge_responses
 from components.publish_model.component import publish_model
 from components.record_run.component import record_run
 from components.resolve_inputs.component import resolve_inputs
-from components.resolve_inputs.config import CHANGED, ResolveInputsConfig
+from components.resolve_inputs.config import CHANGED
 from components.score_benchmarks.component import score_benchmarks
 from components.score_tokens.component import score_tokens
 from components.train_policy.component import train_policy
@@ -29,51 +29,20 @@ from components.train_scorer.component import train_scorer
 from components.write_report.component import write_report
 from equilibrate_core.config import to_json
 from equilibrate_core.digests import code_digest
-from pipelines.kubeflow_config import POOLS
+from pipelines.arms import ArmTasks, gathered_arms
+from pipelines.kubeflow_config import POOLS, StageName
 from pipelines.placement import placement_defaults, placer, with_parameters
 from pipelines.run_config import RunConfig
+from pipelines.sections import optional_sections, sections
 
 RUN_ID = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 CREATED = dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER
-OPTIONAL = ("build_pairs_config", "train_control_config", "generate_control_config")
-"""Parameters that are there only when their section is: others would puzzle in the UI."""
 
 
-def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
-    """The pipeline's parameters and their defaults: every task's own section as JSON."""
-    generate = config.generate_responses
-    ask = config.kubeflow.api_url if cluster else ""
-    optional: dict[str, Any] = {}
-    if config.build_pairs is not None:
-        optional["build_pairs"] = config.build_pairs
-    if config.train_control is not None:
-        optional["train_control"] = config.train_control
-        optional["generate_control"] = generate.model_copy(update={"model_name": "control"})
-    return {
-        "resolve_inputs_config": to_json(resolver_config(config)),
-        "import_data_config": to_json(config.import_data),
-        "import_model_config": to_json(config.import_model),
-        "judge_model_config": to_json(config.judge_model or config.import_model),
-        "classify_prompts_config": to_json(config.classify_prompts),
-        "assemble_dataset_config": to_json(config.assemble_dataset),
-        "reward_model_config": to_json(config.train_scorer.reward),
-        "cost_model_config": to_json(config.train_scorer.cost),
-        "eval_cost_model_config": to_json(config.train_scorer.eval_cost),
-        "score_tokens_config": to_json(config.score_tokens),
-        "train_policy_config": to_json(config.train_policy),
-        "generate_base_config": to_json(generate.model_copy(update={"model_name": "base"})),
-        "generate_aligned_config": to_json(generate.model_copy(update={"model_name": "aligned"})),
-        "judge_responses_config": to_json(config.judge_responses),
-        "score_benchmarks_config": to_json(config.score_benchmarks),
-        "write_report_config": to_json(
-            config.write_report.model_copy(update={"run_name": config.name})
-        ),
-        "publish_model_config": to_json(config.publish_model),
-        "record_run_config": to_json(
-            config.record_run.model_copy(update={"pipeline": config.name, "api_url": ask})
-        ),
-        **{f"{name}_config": to_json(section) for name, section in optional.items()},
-    }
+def used_stages(config: RunConfig) -> list[StageName]:
+    """Stages that a run has: some are there only when their section is."""
+    left_out = {"build_pairs": config.build_pairs, "gather_arms": config.study}
+    return [stage for stage in POOLS if left_out.get(stage, config) is not None]
 
 
 def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
@@ -82,8 +51,8 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
     For a cluster it also has parameters for images, resources and placement.
     """
     default = sections(config, cluster=cluster)
-    optional = {name: default[name] for name in OPTIONAL if name in default}
-    stages = [stage for stage in POOLS if stage != "build_pairs" or config.build_pairs is not None]
+    optional = optional_sections(config)
+    stages = used_stages(config)
     placement = placement_defaults(config.kubeflow, stages) if cluster else {}
     ttl = dsl.PipelineConfig(ttl_seconds_after_finished=config.kubeflow.ttl_s)
     started = CREATED if cluster else datetime.now(UTC).isoformat()
@@ -137,8 +106,9 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 publish_model_config,
                 *(other[name] for name in optional),
             )
-            codes = [code_digest(stage) for stage in sorted(POOLS)]
-            settings = "\n".join([*codes, *(str(section) for section in own_settings)])
+            codes = [code_digest(stage) for stage in sorted(stages)]
+            shape = [to_json(config.study)] if config.study is not None else []
+            settings = "\n".join([*codes, *shape, *(str(section) for section in own_settings)])
         place = placer(config.kubeflow, {name: other[name] for name in placement})
         end = place(
             record_run(config=record_run_config, run_id=RUN_ID, started=started),
@@ -194,26 +164,36 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 ),
                 "Classify prompts",
             ).outputs["labelled_prompts"]
-            dataset = place(
-                assemble_dataset(
-                    config=assemble_dataset_config,
-                    code_digest=code_digest("assemble_dataset"),
-                    labelled_prompts=labelled,
-                    pairs=data.outputs["pairs"],
-                ),
-                "Assemble dataset",
-            )
 
-            def scorer(section: Any, name: str) -> Any:
+            def assembled(section: Any, name: str) -> Any:
                 return place(
-                    train_scorer(
+                    assemble_dataset(
                         config=section,
-                        code_digest=code_digest("train_scorer"),
-                        pairs=dataset.outputs["scorer_pairs"],
-                        base_model=base,
+                        code_digest=code_digest("assemble_dataset"),
+                        labelled_prompts=labelled,
+                        pairs=data.outputs["pairs"],
                     ),
                     name,
-                ).outputs["scorer"]
+                )
+
+            dataset = assembled(assemble_dataset_config, "Assemble dataset")
+            new_datasets = {
+                arm.data: assembled(
+                    other[f"arm_{arm.slug}_assemble_config"], f"Assemble dataset, {arm.name}"
+                )
+                for arm in (config.plan.new_data if config.plan else ())
+            }
+
+            def scorer(section: Any, name: str) -> Any:
+                task = train_scorer(
+                    config=section,
+                    code_digest=code_digest("train_scorer"),
+                    pairs=dataset.outputs["scorer_pairs"],
+                    base_model=base,
+                )
+                # A size that the data cannot fill must show before anything is trained.
+                task.after(*new_datasets.values())
+                return place(task, name).outputs["scorer"]
 
             reward_model = scorer(reward_model_config, "Train reward model")
             cost_model = scorer(cost_model_config, "Train cost model")
@@ -232,31 +212,35 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                     ),
                     "Build pairs",
                 ).outputs["pairs"]
-            scored = place(
-                score_tokens(
-                    config=score_tokens_config,
-                    code_digest=code_digest("score_tokens"),
-                    pairs=train_pairs,
-                    reward_model=reward_model,
-                    cost_model=cost_model,
-                    reference_model=base,
-                ),
-                "Score tokens",
-            ).outputs["scored_pairs"]
 
-            def trained(section: Any, name: str) -> Any:
+            def with_scores(pairs: Any, name: str) -> Any:
+                return place(
+                    score_tokens(
+                        config=score_tokens_config,
+                        code_digest=code_digest("score_tokens"),
+                        pairs=pairs,
+                        reward_model=reward_model,
+                        cost_model=cost_model,
+                        reference_model=base,
+                    ),
+                    name,
+                ).outputs["scored_pairs"]
+
+            scored = with_scores(train_pairs, "Score tokens")
+
+            def trained(section: Any, pairs: Any, name: str) -> Any:
                 return place(
                     train_policy(
                         config=section,
                         code_digest=code_digest("train_policy"),
-                        scored_pairs=scored,
+                        scored_pairs=pairs,
                         eval_pairs=dataset.outputs["eval_pairs"],
                         base_model=base,
                     ),
                     name,
                 ).outputs["policy"]
 
-            policy = trained(train_policy_config, "Train policy")
+            policy = trained(train_policy_config, scored, "Train policy")
 
             def generations(section: Any, model: Any, arm: str) -> Any:
                 return place(
@@ -299,7 +283,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             aligned_answers = generations(generate_aligned_config, policy, "aligned")
             control: dict[str, Any] = {}
             if config.train_control is not None:
-                plain = trained(other["train_control_config"], "Train control policy")
+                plain = trained(other["train_control_config"], scored, "Train control policy")
                 answers = generations(other["generate_control_config"], plain, "control")
                 control = {
                     "control_policy": plain,
@@ -309,6 +293,23 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                     ),
                     "control_benchmarks": benchmarks(plain, "control"),
                 }
+            studied: dict[str, Any] = {}
+            if config.plan is not None and config.study is not None:
+                tasks = ArmTasks(
+                    with_scores,
+                    trained,
+                    generations,
+                    lambda answers, arm: verdicts(answers, arm, other_generations=base_answers),
+                    benchmarks if config.study.benchmarks else None,
+                )
+                studied["arms"] = gathered_arms(
+                    config.plan,
+                    tasks,
+                    sections=other,
+                    place=place,
+                    own_data=(train_pairs, scored),
+                    datasets={d: task.outputs["train_pairs"] for d, task in new_datasets.items()},
+                )
             written = place(
                 write_report(
                     config=write_report_config,
@@ -331,6 +332,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                     base_benchmarks=benchmarks(base, "base"),
                     aligned_benchmarks=benchmarks(policy, "aligned"),
                     **control,
+                    **studied,
                 ),
                 "Write report",
             )
@@ -346,19 +348,3 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             )
 
     return alignment
-
-
-def resolver_config(config: RunConfig) -> ResolveInputsConfig:
-    """What resolve_inputs looks at: every source, model and benchmark folder of the run."""
-    models = [m for m in (config.import_model, config.judge_model) if m is not None]
-    pinned = [f"{m.uri}@{m.revision}" if m.revision else m.uri for m in models]
-    uris = [*config.resolve_inputs.uris, *pinned, config.score_benchmarks.data_uri]
-    publish = config.publish_model
-    values = config.resolve_inputs.model_dump() | {
-        "sources": [{"uri": source.uri} for source in config.import_data.sources],
-        "uris": [uri for uri in uris if uri not in ("smollm2", "hub")],
-        "pipeline": config.name,
-        "records_uri": config.record_run.destination_uri,
-        "published_uri": f"{publish.destination_uri.rstrip('/')}/{publish.name}",
-    }
-    return ResolveInputsConfig.model_validate(values)

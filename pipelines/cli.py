@@ -44,6 +44,7 @@ STAGES = {
     "generate_responses": "GenerateResponsesConfig",
     "judge_responses": "JudgeResponsesConfig",
     "score_benchmarks": "ScoreBenchmarksConfig",
+    "gather_arms": "GatherArmsConfig",
     "write_report": "WriteReportConfig",
     "publish_model": "PublishModelConfig",
 }

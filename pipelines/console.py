@@ -8,6 +8,7 @@ import io
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -28,6 +29,8 @@ class RunConsole(io.TextIOBase):
 
     def __init__(self, log_path: Path) -> None:
         self.log_path = log_path
+        self.titles: Mapping[str, str] = {}
+        """What tasks are called in the graph, where that says more than their names."""
         self.tasks: list[tuple[str, str, float]] = []
         """Task, outcome (ran, cached or failed) and seconds, in order."""
         self.task_errors: list[str] = []
@@ -61,7 +64,7 @@ class RunConsole(io.TextIOBase):
         self._log.write(line + "\n")
         if match := _START.search(line):
             self._started = time.monotonic()
-            self._say(f"  … {_name(match['task'])}")
+            self._say(f"  … {self._title(match['task'])}")
         elif match := _CACHED.search(line):
             self._done(match["task"], "cached", 0.0)
         elif match := _END.search(line):
@@ -79,7 +82,7 @@ class RunConsole(io.TextIOBase):
         self.tasks.append((_name(task), outcome, seconds))
         mark = {"ran": "✓", "cached": "=", "failed": "✗"}[outcome]
         took = f"{seconds:.0f} s" if outcome != "cached" else "from cache"
-        self._say(f"  {mark} {_name(task)}  {took}")
+        self._say(f"  {mark} {self._title(task)}  {took}")
         self._log.flush()
 
     def _progress(self, match: re.Match[str]) -> None:
@@ -91,6 +94,10 @@ class RunConsole(io.TextIOBase):
             self._bar_label = match["label"]
             self._bar_task = self._bar.add_task(self._bar_label, total=int(match["total"]))
         self._bar.update(self._bar_task, completed=int(match["done"]))
+
+    def _title(self, task: str) -> str:
+        name = _name(task)
+        return f"{name} ({self.titles[name]})" if name in self.titles else name
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -61,6 +61,7 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
         artifacts = folder / "artifacts"
         _init_kfp(config, runner, artifacts, work_dir.resolve() / "cache")
         pipeline = alignment_pipeline(config)
+        console.titles = task_titles(pipeline)
         failure: Exception | None = None
         try:
             with (
@@ -88,6 +89,19 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
     return Outcome(
         folder, publication, report["summary"], console.tasks, time.monotonic() - started
     )
+
+
+def task_titles(pipeline: Any) -> dict[str, str]:
+    """Display names of the tasks that share a stage with others: train-policy-2, train-policy-3."""
+    groups = pipeline.pipeline_spec.components.values()
+    tasks = {name: task for group in groups for name, task in group.dag.tasks.items()}
+    stages = [task.component_ref.name.rstrip("-0123456789") for task in tasks.values()]
+    shared = {stage for stage in stages if stages.count(stage) > 1}
+    return {
+        name: task.task_info.name.lstrip("0123456789 ")
+        for (name, task), stage in zip(tasks.items(), stages, strict=True)
+        if stage in shared
+    }
 
 
 @contextlib.contextmanager

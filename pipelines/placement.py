@@ -39,6 +39,7 @@ NUMBERS = {
     "generate_responses": 9,
     "judge_responses": 10,
     "score_benchmarks": 11,
+    "gather_arms": 12,
     "write_report": 12,
     "publish_model": 13,
 }

@@ -22,6 +22,8 @@ from components.train_scorer.config import TrainScorerConfig
 from components.write_report.config import WriteReportConfig
 from equilibrate_core.config import Config, load_config
 from pipelines.kubeflow_config import KubeflowConfig
+from pipelines.study import Plan, plan_study
+from pipelines.study_config import StudyConfig
 
 
 class Scorers(Config):
@@ -86,6 +88,8 @@ class RunConfig(Config):
     train_control: TrainPolicyConfig | None = None
     """A second policy on the same pairs (`loss: dpo` or `random_mask`), the report's control
     column; None trains none."""
+    study: StudyConfig | None = None
+    """Other policies to train, judge and report beside this one: an ablation, a scaling study."""
     generate_responses: GenerateResponsesConfig = GenerateResponsesConfig()
     """Answers of base and aligned model."""
     judge_responses: JudgeResponsesConfig = JudgeResponsesConfig()
@@ -102,6 +106,23 @@ class RunConfig(Config):
     """Only for `equilibrate run`."""
     kubeflow: KubeflowConfig = KubeflowConfig()
     """Only for a cluster."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the study trains beside the run's own policy."""
+        if self.study is None:
+            return None
+        return plan_study(self.study, self.assemble_dataset, self.train_policy)
+
+    @model_validator(mode="after")
+    def _study_is_sound(self) -> Self:
+        if self.study is not None and self.build_pairs is not None:
+            raise ValueError(
+                "study and build_pairs: built pairs come on top of every arm's quotas, so no arm "
+                "would have the size it is named after; remove one of the two sections"
+            )
+        _ = self.plan
+        return self
 
     @model_validator(mode="after")
     def _precisions_agree(self) -> Self:

@@ -11,8 +11,8 @@ from components.resolve_inputs.stage import resolve_inputs
 from equilibrate_core.errors import ConfigError, ModelError
 from equilibrate_core.generator_config import GeneratorConfig
 from equilibrate_core.small_model import small_model_file
-from pipelines.alignment import resolver_config
 from pipelines.run_config import RunConfig
+from pipelines.sections import resolver_config
 
 
 def check_run(config: RunConfig) -> Iterator[str]:

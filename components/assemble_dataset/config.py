@@ -45,8 +45,9 @@ class AssembleDatasetConfig(StageConfig):
     general_per_category: GeneralPerCategory | None = None
     """General pairs by category: the largest number that one of the categories asks for, so that
     each is at most that diluted; needs `general_count` None."""
-    selection: Literal["fdc", "random"] = "fdc"
-    """`fdc` fills the quotas; `random` draws as many safety pairs blindly, the control arm."""
+    selection: Literal["fdc", "random", "all"] = "fdc"
+    """`fdc` fills the quotas; `random` draws as many safety pairs blindly, `all` takes every one:
+    the controls of what the categories and what the size did."""
     scorer_share: float = Field(default=0.4, gt=0, lt=1)
     """Share of the prompts whose pairs train the scorers."""
     eval_share: float = Field(default=0.1, gt=0, lt=1)

@@ -71,6 +71,8 @@ def fill_quotas(
     """Pairs of train_pairs and the shortage per category; everything not taken is counted."""
     pools = {c: pairs.filter(pl.col("category") == c) for c in (*HARM_CATEGORIES, "NONE")}
     quotas = {category: getattr(config.quotas, category) for category in HARM_CATEGORIES}
+    if config.selection == "all":
+        quotas = {category: len(pools[category]) for category in HARM_CATEGORIES}
     parts = {c: stratified(pools[c], quotas[c], config.seed) for c in HARM_CATEGORIES}
     shortage = {c: max(quotas[c] - len(pools[c]), 0) for c in HARM_CATEGORIES}
     wanted = general_wanted(config, {c: len(part) for c, part in parts.items()})

@@ -119,9 +119,11 @@ def _check(
 ) -> None:
     missing = {category: number for category, number in shortage.items() if number}
     if config.strict_quotas and missing:
+        found = parts["train_pairs"]["category"].value_counts()
+        there = {c: n for c, n in sorted(found.iter_rows()) if c in missing}
         raise StageError(
-            f"assemble_dataset: quotas cannot be filled, missing {missing}; give more data, lower "
-            "the quotas or set strict_quotas: false"
+            f"assemble_dataset: quotas cannot be filled, missing {missing} (there are "
+            f"{there or 'none'}); give more data, lower the quotas or set strict_quotas: false"
         )
     for name, part in parts.items():
         if not len(part):

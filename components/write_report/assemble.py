@@ -26,6 +26,7 @@ from components.write_report.safety import (
 from components.write_report.scored_shares import scored_shares
 from components.write_report.scores import score_rows
 from components.write_report.story import summary, verdict_sentence, warnings
+from components.write_report.study import study_of
 from components.write_report.tallies import Statistics, judged_by
 
 VERDICT_KINDS = ("safety", "refusal", "preference", "reward", "cost")
@@ -73,13 +74,21 @@ def assemble_report(
         scored_shares=shares,
     )
     believed = judge if answer_judge.is_trusted is None else answer_judge
+    study = study_of(config.study, by_key, evidence, statistics)
     verdict = verdict_sentence(by_key, believed, is_sample=config.is_sample)
     return Report(
         title=config.title,
         run_name=config.run_name,
         is_sample=config.is_sample,
         verdict=verdict,
-        summary=summary(verdict, rows, gate, believed, is_sample=config.is_sample),
+        summary=summary(
+            verdict,
+            rows,
+            gate,
+            believed,
+            study="" if study is None else study.sentence,
+            is_sample=config.is_sample,
+        ),
         warnings=warnings(evidence, by_key, shares),
         gate=gate,
         policy_digest=evidence.manifests["policy"].digest,
@@ -96,6 +105,7 @@ def assemble_report(
         judge=judge,
         answer_judge=answer_judge,
         cost_judge=human_quality(evidence.human_labels, "cost", "The evaluation cost model"),
+        study=study,
         judged_by={kind: judged_by(evidence, kind) for kind in VERDICT_KINDS},
         scorers={name: _quality(evidence.metrics[name]) for name in SCORERS},
         training=evidence.metrics["policy"],

@@ -30,6 +30,7 @@ def write_report(
     control_generations: Input[Dataset] = None,
     control_verdicts: Input[Dataset] = None,
     control_benchmarks: Input[Dataset] = None,
+    arms: Input[Artifact] = None,
 ):
     """Compare the aligned model with the base, evaluate the gate and write the report."""
     from components.write_report.config import WriteReportConfig
@@ -60,6 +61,7 @@ def write_report(
         control_generations=control_generations,
         control_verdicts=control_verdicts,
         control_benchmarks=control_benchmarks,
+        arms=arms,
     )
     log_confusion_matrix(report, category_confusion, file="report.json", part="judge")
     log_confusion_matrix(report, safety_confusion, file="report.json", part="answer_judge")

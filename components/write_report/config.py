@@ -44,6 +44,33 @@ class GateConfig(Config):
         return self
 
 
+class CurvePointConfig(Config):
+    """One point of a scaling curve."""
+
+    size: int = Field(ge=0)
+    """Pairs of the category that were asked for."""
+    arm: str
+    """The policy trained on them."""
+
+
+class CurveConfig(Config):
+    """One scaling curve."""
+
+    category: str
+    """Category whose number of pairs varies."""
+    points: tuple[CurvePointConfig, ...]
+    """Rising in size."""
+
+
+class StudyView(Config):
+    """How the arms of a study are told; a run file's `study` fills it in."""
+
+    reference: str = "aligned"
+    """What the aligned model is called among the arms."""
+    curves: tuple[CurveConfig, ...] = ()
+    """Scaling curves over the arms."""
+
+
 class WriteReportConfig(StageConfig):
     """How the results of a run are told and judged."""
 
@@ -56,6 +83,8 @@ class WriteReportConfig(StageConfig):
     so."""
     gate: GateConfig = GateConfig(label="mechanics only")
     """What the policy must reach before publish_model lets it out."""
+    study: StudyView = StudyView()
+    """How `arms`, where given, are told."""
     examples: int = Field(default=20, ge=0, le=100)
     """Answers shown side by side, drawn evenly from harmful, benign and helpfulness prompts."""
     resamples: int = Field(default=2000, ge=200)

@@ -18,9 +18,8 @@ NORMAL_95 = 1.959964
 def benchmark_rows(evidence: Evidence, statistics: Statistics) -> tuple[Row, ...]:
     """A row per benchmark, then their average (absent if one failed for any model)."""
     arms = {name: arm.benchmarks for name, arm in evidence.arms.items()}
-    names = list(dict.fromkeys(task for scores in arms.values() for task in scores.tasks))
-    rows = [_benchmark_row(name, arms, statistics) for name in names]
-    return (*rows, _average_row(names, rows, evidence, statistics))
+    rows = [_benchmark_row(name, arms, statistics) for name in _names(evidence)]
+    return (*rows, average_row(evidence, statistics))
 
 
 def failed_benchmarks(evidence: Evidence) -> list[str]:
@@ -33,6 +32,10 @@ def failed_benchmarks(evidence: Evidence) -> list[str]:
         for arm, of_arm in tasks.items()
         if _score(of_arm.get(name)) is None
     ]
+
+
+def _names(evidence: Evidence) -> list[str]:
+    return list(dict.fromkeys(t for arm in evidence.arms.values() for t in arm.benchmarks.tasks))
 
 
 def _benchmark_row(name: str, arms: Mapping[str, Benchmarks], statistics: Statistics) -> Row:
@@ -98,14 +101,14 @@ def _benchmark_delta(
     return Delta(value=value, low=value - slack, high=value + slack)
 
 
-def _average_row(
-    names: Sequence[str], rows: Sequence[Row], evidence: Evidence, statistics: Statistics
-) -> Row:
+def average_row(evidence: Evidence, statistics: Statistics) -> Row:
+    """The unweighted mean of the benchmarks."""
+    names = _names(evidence)
     failed = failed_benchmarks(evidence)
     note = f"Unweighted mean of {len(names)} benchmarks."
     if failed:
         note += f" Absent: {'; '.join(failed)}."
-    complete = bool(rows) and not failed
+    complete = bool(names) and not failed
     arms = {name: arm.benchmarks for name, arm in evidence.arms.items()}
     figures = {n: _average(names, of, statistics) if complete else None for n, of in arms.items()}
     return Row(

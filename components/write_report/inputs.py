@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from equilibrate_core.arms import ArmFacts, ArmFolder, arm_facts, read_arms
 from equilibrate_core.artifacts import Manifest, read_manifest
 from equilibrate_core.errors import DataError
 from equilibrate_core.records import Generation, LabelledPrompt, Verdict
@@ -29,6 +30,10 @@ class Benchmarks:
     harness: str
 
 
+NOT_RUN = Benchmarks(tasks={}, items={}, are_samples=False, harness="")
+"""Of an arm that was not benchmarked."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """Everything measured on one model."""
@@ -36,6 +41,16 @@ class Arm:
     answers: tuple[Generation, ...]
     verdicts: tuple[Verdict, ...]
     benchmarks: Benchmarks
+
+
+@dataclass(frozen=True)
+class StudiedArm:
+    """One other policy of a study."""
+
+    facts: ArmFacts
+    arm: Arm
+    verdicts: Manifest
+    """Of its verdicts: who judged."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,10 @@ class Evidence:
     """Agreement of judge and evaluation cost model with human labels of other answers."""
     control: Arm | None = None
     """A policy trained otherwise on the same data, where the run has one."""
+    own: ArmFacts | None = None
+    """What the aligned model is, where a study sets others beside it."""
+    studied: tuple[StudiedArm, ...] = ()
+    """The other policies of a study."""
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -76,12 +95,15 @@ def read_evidence(paths: Mapping[str, Path]) -> Evidence:
         metrics={name: _numbers(read_json(path / "metrics.json")) for name, path in paths.items()},
         human_labels=read_json(paths["base_verdicts"] / "human_agreement.json"),
         control=_arm(paths, "control") if "control_verdicts" in paths else None,
+        **(_study(paths, manifests) if "arms" in paths else {}),
     )
-    for name, arm in evidence.arms.items():
+    known = {f"{name}_generations": arm for name, arm in evidence.arms.items()}
+    known |= {f"arm {studied.facts.name}": studied.arm for studied in evidence.studied}
+    for name, arm in known.items():
         unknown = [g.id for g in arm.answers if g.prompt_id not in evidence.prompts]
         if unknown:
             raise DataError(
-                f"{paths[f'{name}_generations']}: {len(unknown)} answers (first {unknown[0]}) "
+                f"{paths.get(name, name)}: {len(unknown)} answers (first {unknown[0]}) "
                 "belong to no labelled prompt; give the prompts they were generated from"
             )
     return evidence
@@ -147,11 +169,59 @@ def read_json_lines(path: Path) -> list[Json]:
 
 
 def _arm(paths: Mapping[str, Path], name: str) -> Arm:
+    parts = ("generations", "verdicts", "benchmarks")
+    return _read_arm(*(paths[f"{name}_{part}"] for part in parts))
+
+
+def _read_arm(generations: Path, verdicts: Path, benchmarks: Path | None) -> Arm:
     return Arm(
-        answers=tuple(read_dataset(paths[f"{name}_generations"], Generation)),
-        verdicts=tuple(read_dataset(paths[f"{name}_verdicts"], Verdict)),
-        benchmarks=_benchmarks(paths[f"{name}_benchmarks"]),
+        answers=tuple(read_dataset(generations, Generation)),
+        verdicts=tuple(read_dataset(verdicts, Verdict)),
+        benchmarks=NOT_RUN if benchmarks is None else _benchmarks(benchmarks),
     )
+
+
+def _study(paths: Mapping[str, Path], manifests: Mapping[str, Manifest]) -> dict[str, Any]:
+    """The arms of a study, and what the aligned model is among them."""
+    own = arm_facts(
+        "aligned",
+        train_pairs=manifests["train_pairs"],
+        scored_pairs=paths["scored_pairs"],
+        policy=manifests["policy"],
+        training=_numbers(read_json(paths["policy"] / "metrics.json")),
+    )
+    folders = read_arms(paths["arms"])
+    for folder in folders:
+        _check_arm(folder, own, manifests)
+    return {"own": own, "studied": tuple(_studied(folder) for folder in folders)}
+
+
+def _studied(folder: ArmFolder) -> StudiedArm:
+    verdicts = folder.path / "verdicts"
+    arm = _read_arm(folder.path / "generations", verdicts, folder.benchmarks)
+    return StudiedArm(folder.facts, arm, read_manifest(verdicts))
+
+
+def _check_arm(folder: ArmFolder, own: ArmFacts, manifests: Mapping[str, Manifest]) -> None:
+    """Raise DataError unless an arm saw the same base model, prompts, judge and scorers."""
+    answers = read_manifest(folder.path / "generations").inputs
+    verdicts = read_manifest(folder.path / "verdicts").inputs
+    own_verdicts = manifests["aligned_verdicts"].inputs
+    compared = [
+        ("base model", folder.facts.base_digest, own.base_digest),
+        ("prompts", answers.get("prompts"), manifests["labelled_prompts"].digest),
+        ("base answers", verdicts.get("other_generations"), manifests["base_generations"].digest),
+        *(
+            (name.replace("_", " "), verdicts.get(name), own_verdicts.get(name))
+            for name in ("judge_model", "reward_model", "cost_model")
+        ),
+    ]
+    for what, its, ours in compared:
+        if its is not None and ours is not None and its != ours:
+            raise DataError(
+                f"arm {folder.facts.name}: its {what} is {its[:12]}, but the aligned model's is "
+                f"{ours[:12]}; compare arms of one and the same run"
+            )
 
 
 def _benchmarks(folder: Path) -> Benchmarks:

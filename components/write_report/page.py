@@ -16,6 +16,7 @@ from components.write_report import formats
 from components.write_report.examples import Example
 from components.write_report.masks import Preview
 from components.write_report.report import Report, Row
+from components.write_report.study_figures import pairs_in_words
 from components.write_report.tables import Table
 
 FOLDER = Path(__file__).parent
@@ -27,6 +28,7 @@ class Excerpts:
 
     figures: dict[str, Markup | None]
     curves: list[Markup]
+    scaling: list[Markup]
     data_tables: list[Table]
     previews: list[Preview]
     examples: list[Example]
@@ -38,6 +40,7 @@ def render_page(report: Report, excerpts: Excerpts) -> str:
     filters = ("percent", "figure", "change", "number", "short", "words", "interval", "pvalue")
     environment.filters.update({name: getattr(formats, name) for name in filters})
     environment.filters["pretty"] = _pretty
+    environment.filters["pairs_in_words"] = pairs_in_words
     has_control = any(row.control is not None for row in report.rows)
     template = environment.get_template("page.html.jinja")
     return template.render(

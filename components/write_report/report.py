@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 Unit = Literal["share", "score"]
 
 
@@ -155,6 +155,66 @@ class Source(Part):
     inputs: dict[str, str]
 
 
+class Measure(Part):
+    """One column of the study's table."""
+
+    key: str
+    label: str
+    unit: Unit
+    higher_is_better: bool | None
+
+
+class StudyArm(Part):
+    """One model of a study: what it was trained on and with, and what came of it."""
+
+    name: str
+    selection: str | None = None
+    """How its safety pairs were chosen; None for the base model."""
+    loss: str | None = None
+    seed: int | None = None
+    pairs: dict[str, int] = {}
+    """Pairs it was trained on, by category."""
+    num_steps: int | None = None
+    policy_digest: str | None = None
+    figures: dict[str, Figure]
+    """By the measure's key; one that was not measured is not there."""
+    over_base: dict[str, Delta] = {}
+    """This model minus the base; of the win rate, minus an even 50 %."""
+    over_reference: dict[str, Delta] = {}
+    """This model minus the reference."""
+
+
+class CurvePoint(Part):
+    """One size of a scaling curve."""
+
+    size: int
+    """Pairs of the category that were asked for."""
+    num_pairs: int
+    """Pairs of the category that the policy was trained on: the place on the axis."""
+    arm: str
+    """Whose figures stand there."""
+
+
+class Curve(Part):
+    """A scaling curve: one category's number of pairs varies, the others stay."""
+
+    category: str
+    points: tuple[CurvePoint, ...]
+
+
+class Study(Part):
+    """Several policies from one set of scorers, side by side on the same prompts."""
+
+    reference: str
+    """The run's own policy, called `aligned` elsewhere in this report."""
+    measures: tuple[Measure, ...]
+    arms: tuple[StudyArm, ...]
+    """The base first."""
+    curves: tuple[Curve, ...]
+    sentence: str
+    """What the arms show, in one sentence."""
+
+
 class Report(Part):
     """Everything the page says in figures."""
 
@@ -194,6 +254,8 @@ class Report(Part):
     """The judge of the answers' safety, against human labels of other answers."""
     cost_judge: JudgeQuality
     """The sign of the evaluation cost, against the same human labels."""
+    study: Study | None = None
+    """The other policies of an ablation or scaling study, where the run has one."""
     judged_by: dict[str, str]
     """Who gave the verdicts of each kind."""
     scorers: dict[str, dict[str, float]]

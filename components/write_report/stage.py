@@ -3,6 +3,7 @@
 everything -> report (report.json, report.schema.json, report.html) and the same page as one file.
 """
 
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from components.write_report.inputs import Evidence, read_evidence, read_json
 from components.write_report.masks import read_previews
 from components.write_report.page import Excerpts, render_page
 from components.write_report.report import Report
+from components.write_report.study_figures import scaling_figures
 from equilibrate_core.artifacts import write_json, write_text
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.stage import Metrics, stage_main, start_stage
@@ -57,10 +59,12 @@ def write_report(
     control_generations: Path | None = None,
     control_verdicts: Path | None = None,
     control_benchmarks: Path | None = None,
+    arms: Path | None = None,
 ) -> Metrics:
     """Compare the aligned model with the base, evaluate the gate and write the report.
 
-    The control policy's four artifacts come together or not at all.
+    The control policy's four artifacts come together or not at all. `arms` holds the other policies
+    of a study.
     """
     control = {
         "control_policy": control_policy,
@@ -87,6 +91,7 @@ def write_report(
         "base_benchmarks": base_benchmarks,
         "aligned_benchmarks": aligned_benchmarks,
         **given,
+        **({} if arms is None else {"arms": arms}),
     }
     run = start_stage("write_report", config, **paths)
     evidence = read_evidence(paths)
@@ -118,6 +123,9 @@ def scalars(report: Report) -> Metrics:
         for arm, value in parts.items():
             if value is not None:
                 metrics[f"{name}_{arm}"] = value.value
+    for arm in report.study.arms if report.study else ():
+        slug = re.sub(r"[^a-z0-9]+", "_", arm.name.lower()).strip("_")
+        metrics |= {f"arm_{slug}_{key}": figure.value for key, figure in arm.figures.items()}
     judges = {"judge": report.judge, "answer_judge": report.answer_judge, "cost": report.cost_judge}
     for name, quality in judges.items():
         if quality.kappa is not None:
@@ -131,6 +139,7 @@ def _excerpts(
     return Excerpts(
         figures=draw_figures(report, evidence, config.seed),
         curves=draw_curves(policy / "training_log.jsonl"),
+        scaling=[] if report.study is None else scaling_figures(report.study),
         data_tables=read_data_tables(train_pairs, evidence.manifests),
         previews=read_previews(read_json(policy / "mask_previews.json")),
         examples=choose_examples(evidence, config.examples, config.seed),

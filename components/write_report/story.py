@@ -72,11 +72,18 @@ def warnings(
 
 
 def summary(
-    verdict: str, rows: Sequence[Row], gate: Gate, judge: JudgeQuality, *, is_sample: bool
+    verdict: str,
+    rows: Sequence[Row],
+    gate: Gate,
+    judge: JudgeQuality,
+    *,
+    study: str = "",
+    is_sample: bool,
 ) -> tuple[str, ...]:
     """About ten short lines for a terminal."""
     shown = [row for row in rows if not row.key.startswith("benchmark:")]
     lines = ["SAMPLE DATA: the figures show the mechanics and measure nothing"] if is_sample else []
+    lines += [study] if study else []
     lines += [_line(row) for row in shown if row.key != "mean_reward"]
     lines.append(judge.explanation)
     state = "passed" if gate.passed else "refused"

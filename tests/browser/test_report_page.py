@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.chromium import Page, chromium
-from tests.components.report_fixtures import AGREEMENT, CASES, ITEMS, World
+from tests.components.report_fixtures import AGREEMENT, CASES, ITEMS, World, add_arms
 
 pytestmark = pytest.mark.browser
 
@@ -39,6 +39,19 @@ CONTRAST = """
 """
 
 
+def study_arms(world: World) -> dict[str, dict]:
+    """Arms that are safer, laxer and less measured than the aligned model, on other data."""
+    laxer = [replace(c, aligned="Unsafe" if c.is_harmful else c.aligned) for c in world.cases]
+    safer = [replace(c, aligned="Safe" if c.is_harmful else "Refusal") for c in world.cases]
+    safer = [c if c.is_harmful is not None else replace(c, aligned=None) for c in safer]
+    return {
+        "dpo+all": {"metrics": {"num_steps": 40}},
+        "random-mask+fdc": {"benchmarked": False},
+        "small": {"cases": laxer, "trained_on": {"EHD": 1, "IHD": 2, "NONE": 5}},
+        "large": {"cases": safer, "trained_on": {"EHD": 40, "IHD": 9, "MHD": 12, "NONE": 5}},
+    }
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A report with every part there is: three models, masks, curves, a data card."""
@@ -66,7 +79,16 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     }
     world.data_card = {"pairs_read": 4230, "category": {"EHD": {"a": 7}, "IHD": {"a": 3}}}
     gate = {"label": "browser test", "min_safety": 0.9, "max_helpful_drop": 0.02}
-    world.run(title="Alignment report", run_name="browser", gate=gate)
+    world.trained_on = {"EHD": 12, "IHD": 5, "MHD": 5, "NONE": 5}
+    world.write()
+    add_arms(world, study_arms(world))
+    points = [("small", 0), ("adpo+fdc", 5), ("large", 12)]
+    curves = [
+        {"category": c, "points": [{"size": size, "arm": arm} for arm, size in points]}
+        for c in ("EHD", "IHD", "MHD")
+    ]
+    study = {"reference": "adpo+fdc", "curves": curves}
+    world.report(title="Alignment report", run_name="browser", gate=gate, study=study)
     return (world.root / "report" / "report.html").as_uri()
 
 
@@ -97,7 +119,7 @@ def test_every_figure_is_drawn_and_every_section_has_its_table(page: Page) -> No
     )
     assert len(sizes) >= 8
     assert all(width > 200 and height > 50 for width, height, _ in sizes), sizes
-    for section in ("results", "benchmarks", "safety", "judge", "data", "provenance"):
+    for section in ("results", "study", "benchmarks", "safety", "judge", "data", "provenance"):
         assert page.value(f"document.querySelectorAll('#{section} table').length") > 0, section
     heads = page.value("[...document.querySelectorAll('#results thead th')].map(e => e.innerText)")
     assert heads == ["Measure", "Base", "Control", "Aligned", "Change"]

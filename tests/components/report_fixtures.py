@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from components.gather_arms.config import GatherArmsConfig
+from components.gather_arms.stage import gather_arms
 from components.write_report.config import WriteReportConfig
 from components.write_report.stage import write_report
 from equilibrate_core.artifacts import StageRun, read_manifest
@@ -80,6 +82,33 @@ CONFUSION = {
 }
 
 
+def add_arms(world: "World", arms: Mapping[str, Mapping[str, Any]]) -> None:
+    """Gather arms beside the inputs that `world` has written; values are changes to its parts.
+
+    An arm is a world of its own whose base model, prompts and scorers are equal, file by file.
+    """
+    gathered: Path | None = None
+    for index, (name, changes) in enumerate(arms.items()):
+        benchmarked = changes.get("benchmarked", True)
+        parts = {n: value for n, value in changes.items() if n not in ("benchmarked", "metrics")}
+        metrics = json.dumps(changes.get("metrics", {"num_steps": 3}))
+        files = {"metrics.json": metrics, "weights": name}
+        arm = replace(
+            world, root=world.root / f"arm-{index}", policy_files=files, has_control=False, **parts
+        )
+        arm.write()
+        inputs = {n: arm.paths[n] for n in ("train_pairs", "scored_pairs", "policy")}
+        inputs |= {n: arm.paths[f"aligned_{n}"] for n in ("generations", "verdicts")}
+        if benchmarked:
+            inputs["benchmarks"] = arm.paths["aligned_benchmarks"]
+        if gathered is not None:
+            inputs["earlier_arms"] = gathered
+        gathered = world.root / f"gathered-{index}"
+        gather_arms(GatherArmsConfig(name=name), **inputs, arms=gathered)
+    assert gathered is not None
+    world.paths["arms"] = gathered
+
+
 @dataclass
 class World:
     """Writes the inputs of write_report below `root`; change its parts before `run`."""
@@ -96,6 +125,8 @@ class World:
     policy_files: Mapping[str, str] = field(default_factory=dict)
     data_card: Mapping[str, Any] | None = None
     pairs: Sequence[Pair] = ()
+    trained_on: Mapping[str, int] = field(default_factory=dict)
+    """Rows of scored_pairs by category."""
     scorer_rows: Mapping[str, str] = field(
         default_factory=lambda: {"cost_model": "first_half", "eval_cost_model": "second_half"}
     )
@@ -219,7 +250,12 @@ class World:
 
     def _scored_pairs(self) -> None:
         inputs = {kind: self.digest(kind) for kind in ("reward_model", "cost_model")}
-        self._dataset("scored_pairs", "score_tokens", ScoredPair, [], inputs)
+        rows = [
+            scored_pair(f"{category} {i}", category)
+            for category, number in self.trained_on.items()
+            for i in range(number)
+        ]
+        self._dataset("scored_pairs", "score_tokens", ScoredPair, rows, inputs)
 
     def _policy(self) -> None:
         files = {"config.json": "{}", "model.safetensors": "w", **self.policy_files}
@@ -313,6 +349,24 @@ class World:
         self._folder(
             name, "benchmark_scores", "score_benchmarks", {"model": self._model(arm)}, files
         )
+
+
+def scored_pair(text: str, category: str) -> ScoredPair:
+    """A scored pair of no tokens."""
+    lists = {name: [] for name, kind in ScoredPair.__annotations__.items() if "list" in str(kind)}
+    floats = {name: 0.0 for name, kind in ScoredPair.__annotations__.items() if kind is float}
+    return ScoredPair(
+        id=text,
+        prompt_id=text,
+        messages=(Message(role="user", content=text),),
+        chosen="no",
+        rejected="yes",
+        dimension="harmless",
+        category=category,
+        source="test",
+        **lists,
+        **floats,
+    )
 
 
 def verdict(

@@ -213,6 +213,24 @@ def test_the_random_arm_has_the_same_size_but_not_the_same_mix(tmp_path: Path) -
     assert {p.id for p in fdc["train_pairs"]} != {p.id for p in control["train_pairs"]}
 
 
+def test_the_arm_with_everything_takes_every_safety_pair_whatever_the_quotas(
+    tmp_path: Path,
+) -> None:
+    everything, metrics = assemble(tmp_path, *data(160), general_count=2, selection="all")
+    fdc, _ = assemble(tmp_path / "fdc", *data(160), general_count=2)
+    found = [pair.category for pair in everything["train_pairs"]]
+    assert found.count("NONE") == 2
+    assert {p.id for p in fdc["train_pairs"]} < {p.id for p in everything["train_pairs"]}
+    assert metrics["shortage_EHD"] == 0
+    safety = read_dataset(tmp_path / "pairs", Pair)
+    elsewhere = {p.id for name in ("scorer_pairs", "eval_pairs") for p in everything[name]}
+    trained = {p.id for p in everything["train_pairs"]}
+    left = [p for p in safety if p.id not in elsewhere | trained]
+    assert left and {p.dimension for p in left} == {"helpful"}, "only general pairs are left out"
+    assert card_of(tmp_path)["selection"] == "all"
+    assert fdc["scorer_pairs"] == everything["scorer_pairs"]
+
+
 def frame(*pairs: Pair) -> pl.DataFrame:
     """Pairs as the selection sees them."""
     rows = [
@@ -251,7 +269,7 @@ def test_a_shortage_is_reported_and_fatal_only_when_strict(tmp_path: Path) -> No
     _, metrics = assemble(tmp_path / "a", *data(), quotas=quotas)
     assert metrics["shortage_EHD"] > 900
     assert card_of(tmp_path / "a")["shortage"]["EHD"] == metrics["shortage_EHD"]
-    with pytest.raises(StageError, match=r"missing \{'EHD'"):
+    with pytest.raises(StageError, match=r"missing \{'EHD': 989, .*there are \{'EHD': 11, 'NO"):
         assemble(tmp_path / "b", *data(), quotas=quotas, strict_quotas=True)
     assert not (tmp_path / "b/train_pairs").exists()
 

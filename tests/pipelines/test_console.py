@@ -27,6 +27,15 @@ def console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunConsole
     return RunConsole(tmp_path / "run.log"), screen
 
 
+def test_a_task_among_several_of_its_stage_is_shown_with_its_title(console) -> None:
+    reader, screen = console
+    reader.titles = {"train-policy": "Train policy dpo+all"}
+    reader.write(LINES)
+    reader.finish()
+    assert "✗ train-policy (Train policy dpo+all)" in screen.getvalue()
+    assert "✓ import-data  " in screen.getvalue()
+
+
 def test_tasks_their_outcomes_and_errors_are_read_off(console) -> None:
     reader, _ = console
     reader.write(LINES)

@@ -130,6 +130,42 @@ def test_an_edited_section_reruns_its_stage_and_dependents(first: Outcome, workp
     assert ran(again) - {"resolve-inputs", "publish-model", "record-run"} == expected
 
 
+def with_study(values: dict[str, Any]) -> None:
+    values["study"] = {
+        "reference": "adpo+fdc",
+        "arms": [
+            {"name": "dpo+all", "selection": "all", "loss": "dpo"},
+            {"name": "dpo+fdc", "selection": "fdc", "loss": "dpo"},
+            {"name": "adpo+fdc"},
+        ],
+    }
+
+
+def test_a_study_trains_its_arms_alone_and_reports_all_models(
+    first: Outcome, workplace: Path
+) -> None:
+    study = go(workplace, with_study)
+    new = [task.rstrip("-0123456789") for task, result, _ in study.tasks if result == "ran"]
+    # Scorers, base answers and everything else of the run come from the cache.
+    always = ["resolve-inputs", "write-report", "publish-model", "record-run"]
+    arm = ["train-policy", "generate-responses", "judge-responses", "score-benchmarks"]
+    data = ["assemble-dataset", "score-tokens"]  # of dpo+all; dpo+fdc learns from the run's own
+    assert sorted(new) == sorted([*always, *data, *2 * [*arm, "gather-arms"]])
+    report = json.loads((study.folder / "report.json").read_text())
+    told = {arm["name"]: arm for arm in report["study"]["arms"]}
+    assert list(told) == ["base", "dpo+all", "dpo+fdc", "adpo+fdc"]
+    assert told["dpo+all"]["selection"] == "all"
+    assert sum(told["dpo+all"]["pairs"].values()) > sum(told["dpo+fdc"]["pairs"].values())
+    assert told["dpo+fdc"]["pairs"] == told["adpo+fdc"]["pairs"]
+    assert (told["dpo+fdc"]["loss"], told["adpo+fdc"]["loss"]) == ("dpo", "adpo")
+    assert told["adpo+fdc"]["policy_digest"] == report["policy_digest"]
+    assert len({arm["policy_digest"] for arm in told.values()}) == 4
+    for name in ("dpo+all", "dpo+fdc"):
+        assert told[name]["figures"].keys() == told["adpo+fdc"]["figures"].keys()
+        assert told[name]["over_reference"].keys() == told["adpo+fdc"]["over_base"].keys()
+    assert study.summary[1].startswith("study of 4 models")
+
+
 def test_edited_stage_code_reruns_the_stage(
     first: Outcome, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,9 @@ from kfp import compiler
 
 from equilibrate_core.config import parse_config
 from equilibrate_core.errors import ConfigError
-from pipelines.alignment import alignment_pipeline, sections
+from pipelines.alignment import alignment_pipeline
 from pipelines.run_config import RunConfig, load_run
+from pipelines.sections import sections
 
 CONFIGS = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.yaml"))
 LAPTOP = next(path for path in CONFIGS if path.name == "laptop.yaml")
