@@ -30,7 +30,7 @@ from components.write_report.component import write_report
 from equilibrate_core.config import to_json
 from equilibrate_core.digests import code_digest
 from pipelines.kubeflow_config import POOLS
-from pipelines.placement import placement_defaults, placer, with_parameters
+from pipelines.placement import node_inputs, placement_defaults, placer, with_parameters
 from pipelines.run_config import RunConfig
 
 RUN_ID = dsl.PIPELINE_JOB_ID_PLACEHOLDER
@@ -70,7 +70,13 @@ def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
         ),
         "publish_model_config": to_json(config.publish_model),
         "record_run_config": to_json(
-            config.record_run.model_copy(update={"pipeline": config.name, "api_url": ask})
+            config.record_run.model_copy(
+                update={
+                    "pipeline": config.name,
+                    "api_url": ask,
+                    "train_jobs": cluster and config.max_nodes > 1,
+                }
+            )
         ),
         **{f"{name}_config": to_json(section) for name, section in optional.items()},
     }
@@ -139,7 +145,8 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             )
             codes = [code_digest(stage) for stage in sorted(POOLS)]
             settings = "\n".join([*codes, *(str(section) for section in own_settings)])
-        place = placer(config.kubeflow, {name: other[name] for name in placement})
+        channels = {name: other[name] for name in placement}
+        place, on_nodes = placer(config.kubeflow, channels), node_inputs(config.kubeflow, channels)
         end = place(
             record_run(config=record_run_config, run_id=RUN_ID, started=started),
             "Record run",
@@ -204,20 +211,27 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 "Assemble dataset",
             )
 
-            def scorer(section: Any, name: str) -> Any:
+            def scorer(section: Any, name: str, num_nodes: int) -> Any:
                 return place(
                     train_scorer(
                         config=section,
                         code_digest=code_digest("train_scorer"),
                         pairs=dataset.outputs["scorer_pairs"],
                         base_model=base,
+                        **on_nodes("train_scorer", num_nodes),
                     ),
                     name,
+                    num_nodes=num_nodes,
                 ).outputs["scorer"]
 
-            reward_model = scorer(reward_model_config, "Train reward model")
-            cost_model = scorer(cost_model_config, "Train cost model")
-            eval_cost_model = scorer(eval_cost_model_config, "Train evaluation cost model")
+            scorers = config.train_scorer
+            reward_model = scorer(
+                reward_model_config, "Train reward model", scorers.reward.num_nodes
+            )
+            cost_model = scorer(cost_model_config, "Train cost model", scorers.cost.num_nodes)
+            eval_cost_model = scorer(
+                eval_cost_model_config, "Train evaluation cost model", scorers.eval_cost.num_nodes
+            )
             train_pairs = dataset.outputs["train_pairs"]
             if config.build_pairs is not None:
                 train_pairs = place(
@@ -244,7 +258,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 "Score tokens",
             ).outputs["scored_pairs"]
 
-            def trained(section: Any, name: str) -> Any:
+            def trained(section: Any, name: str, num_nodes: int) -> Any:
                 return place(
                     train_policy(
                         config=section,
@@ -252,11 +266,13 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                         scored_pairs=scored,
                         eval_pairs=dataset.outputs["eval_pairs"],
                         base_model=base,
+                        **on_nodes("train_policy", num_nodes),
                     ),
                     name,
+                    num_nodes=num_nodes,
                 ).outputs["policy"]
 
-            policy = trained(train_policy_config, "Train policy")
+            policy = trained(train_policy_config, "Train policy", config.train_policy.num_nodes)
 
             def generations(section: Any, model: Any, arm: str) -> Any:
                 return place(
@@ -299,7 +315,11 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             aligned_answers = generations(generate_aligned_config, policy, "aligned")
             control: dict[str, Any] = {}
             if config.train_control is not None:
-                plain = trained(other["train_control_config"], "Train control policy")
+                plain = trained(
+                    other["train_control_config"],
+                    "Train control policy",
+                    config.train_control.num_nodes,
+                )
                 answers = generations(other["generate_control_config"], plain, "control")
                 control = {
                     "control_policy": plain,

@@ -103,6 +103,12 @@ class RunConfig(Config):
     kubeflow: KubeflowConfig = KubeflowConfig()
     """Only for a cluster."""
 
+    @property
+    def max_nodes(self) -> int:
+        """Nodes of the widest training; more than one need a cluster."""
+        trainings = [*vars(self.train_scorer).values(), self.train_policy, self.train_control]
+        return max(training.num_nodes for training in trainings if training is not None)
+
     @model_validator(mode="after")
     def _precisions_agree(self) -> Self:
         policies = {"train_policy": self.train_policy, "train_control": self.train_control}
