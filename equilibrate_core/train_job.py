@@ -91,7 +91,7 @@ def train_job(training: Training, placement: NodePlacement, owner: Owner | None)
         numProcPerNode=training.config.num_processes,
         command=["python3", "-m", train_node.__name__],
         args=_arguments(training),
-        env=[models.IoK8sApiCoreV1EnvVar.from_dict(v) for v in _variables(placement)],
+        env=[models.IoK8sApiCoreV1EnvVar.model_validate(v) for v in _variables(placement)],
         resourcesPerNode=models.IoK8sApiCoreV1ResourceRequirements.from_dict(_resources(placement)),
     )
     job = models.TrainerV1alpha1TrainJob(
@@ -105,7 +105,7 @@ def train_job(training: Training, placement: NodePlacement, owner: Owner | None)
             activeDeadlineSeconds=placement.timeout_s,
             trainer=trainer,
             runtimePatches=[
-                models.TrainerV1alpha1RuntimePatch.from_dict(p) for p in _patches(placement)
+                models.TrainerV1alpha1RuntimePatch.model_validate(p) for p in _patches(placement)
             ]
             or None,
         ),
