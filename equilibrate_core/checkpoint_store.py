@@ -20,6 +20,9 @@ from equilibrate_core.s3_uris import is_s3, join_uri
 class Store(ABC):
     """One folder of a disk or of an object store; names are relative to it."""
 
+    seen_by_all_nodes: bool
+    """Whether every node of a training sees the very folder that `draft` gives one of them."""
+
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
@@ -44,6 +47,10 @@ class Store(ABC):
         """An empty local folder to fill and to publish as `name`."""
 
     @abstractmethod
+    def add(self, draft: Path, name: str) -> None:
+        """Add another node's draft to the folder `name`, before the one with the manifest."""
+
+    @abstractmethod
     def publish(self, draft: Path, name: str) -> None:
         """Make a filled draft, manifest included, the folder `name`, whole or not at all."""
 
@@ -64,6 +71,8 @@ def open_store(uri: str) -> Store:
 
 class LocalStore(Store):
     """A folder on a disk that all writers see."""
+
+    seen_by_all_nodes = True
 
     @property
     def _root(self) -> Path:
@@ -109,6 +118,10 @@ class LocalStore(Store):
         folder.mkdir(parents=True)
         return folder
 
+    def add(self, draft: Path, name: str) -> None:
+        """See Store; never needed, since all nodes fill one draft."""
+        raise NotImplementedError
+
     def publish(self, draft: Path, name: str) -> None:
         """See Store."""
         for path in draft.rglob("*"):
@@ -143,6 +156,8 @@ class LocalStore(Store):
 class S3Store(Store):
     """A prefix of a bucket; every upload is verified by the store's checksum."""
 
+    seen_by_all_nodes = False
+
     def read(self, name: str) -> tuple[bytes, str] | None:
         """See Store."""
         uri = join_uri(self.uri, name)
@@ -164,6 +179,10 @@ class S3Store(Store):
     def draft(self, name: str) -> Path:
         """See Store."""
         return Path(tempfile.mkdtemp(prefix="equilibrate-checkpoint-"))
+
+    def add(self, draft: Path, name: str) -> None:
+        """See Store."""
+        s3.upload_folder(draft, join_uri(self.uri, name))
 
     def publish(self, draft: Path, name: str) -> None:
         """See Store; the manifest goes last, and `name` is used once only."""

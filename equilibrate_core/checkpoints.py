@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -119,20 +119,24 @@ class Checkpoints:
 
     def save(self, engine: Any, state: TrainingState) -> None:
         """Save a checkpoint; a store that fails is warned of, since the run can go on without."""
-        name = f"step-{state.step:08d}-{self.lease.owner}"
-        draft = Path(_from_process_0(lambda: str(self.store.draft(name))))
+        name: str = _from_process_0(lambda: f"step-{state.step:08d}-{self.lease.owner}")
+        once = _from_process_0 if self.store.seen_by_all_nodes else _from_first_of_node
+        draft = Path(once(lambda: str(self.store.draft(name))))
         _save_engine(engine, draft)
         torch.save(_random_state(), draft / f"random-{dist.get_rank():05d}.pt")
         dist.barrier()
-        if dist.get_rank() == 0:
+        others = self._other_nodes_files(draft, name)
+        if dist.get_rank() == 0 and others is not None:
             record = {"step": state.step, "logs": state.logs}
             (draft / STATE_FILE).write_text(json.dumps(record))
             self.lease.check()
             try:
-                self._publish(draft, name, state.step)
+                self._publish(draft, name, state.step, others)
             except (StorageError, OSError) as error:
                 logger.warning("%s: checkpoint not saved: %s", self.store.uri, error)
         dist.barrier()
+        if not self.store.seen_by_all_nodes and _is_first_of_node():
+            remove(draft)  # what could not be stored must not fill the disk
         self._saved_at, self._saved_step = time.monotonic(), state.step
 
     def resume(self, engine: Any) -> TrainingState:
@@ -145,7 +149,10 @@ class Checkpoints:
             found = _from_process_0(lambda: self._newest(stack))
             if found is None:
                 return TrainingState()
-            folder = Path(found)
+            uri, name, here = found
+            folder = Path(
+                _from_first_of_node(lambda: here if _node() == 0 else _fetched(stack, uri, name))
+            )
             state = TrainingState(**json.loads((folder / STATE_FILE).read_text()))
             _load_engine(engine, folder)
             path = folder / f"random-{dist.get_rank():05d}.pt"
@@ -157,14 +164,30 @@ class Checkpoints:
         self._saved_at, self._saved_step = time.monotonic(), state.step
         return state
 
-    def _publish(self, draft: Path, name: str, step: int) -> None:
-        files = {
-            path.relative_to(draft).as_posix(): FileEntry(
-                sha256=sha256_file(path), num_bytes=path.stat().st_size
-            )
-            for path in sorted(draft.rglob("*"))
-            if path.is_file()
-        }
+    def _other_nodes_files(self, draft: Path, name: str) -> dict[str, FileEntry] | None:
+        """Files that the first process of every other node has added to the store.
+
+        None when one of them could not.
+        """
+        added: dict[str, FileEntry] | None = {}
+        if not self.store.seen_by_all_nodes and _node() > 0 and _is_first_of_node():
+            try:
+                added = _entries(draft)
+                self.store.add(draft, name)
+            except (StorageError, OSError) as error:
+                logger.warning("%s: checkpoint not saved: %s", self.store.uri, error)
+                added = None
+        told: list[dict[str, FileEntry] | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(told, added)
+        merged: dict[str, FileEntry] = {}
+        for files in told:
+            if files is None:
+                return None
+            merged |= files
+        return merged
+
+    def _publish(self, draft: Path, name: str, step: int, others: dict[str, FileEntry]) -> None:
+        files = others | _entries(draft)
         manifest = CheckpointManifest(identity=self.identity, step=step, files=files)
         (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
         self.store.publish(draft, name)
@@ -178,8 +201,8 @@ class Checkpoints:
         for name in set(names) - set(whole[-self.config.checkpoint_keep :]):
             self.store.remove(name)
 
-    def _newest(self, stack: ExitStack) -> str | None:
-        """Local folder of the latest whole checkpoint, kept until the stack closes.
+    def _newest(self, stack: ExitStack) -> tuple[str, str, str] | None:
+        """The latest whole checkpoint: its store, name, and local folder until the stack closes.
 
         A name with a dot is a draft that was not renamed: its manifest may be there already.
         """
@@ -197,7 +220,7 @@ class Checkpoints:
             folder = stack.enter_context(store.fetched(name))
             broken = _broken_file(folder)
             if broken is None:
-                return str(folder)
+                return store.uri, name, str(folder)
             what = f"{store.uri}/{name}: {broken} is not as the manifest says"
             if len(candidates) == 1 and explicit is not None:
                 raise ArtifactError(f"{what}; name another checkpoint_resume_from")
@@ -210,6 +233,41 @@ def _from_process_0(make: Any) -> Any:
     box = [make() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def _node() -> int:
+    return int(os.environ.get("GROUP_RANK", "0"))
+
+
+def _is_first_of_node() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _from_first_of_node(make: Callable[[], str]) -> str:
+    """What `make` gives on the first process of this node, told to the node's others."""
+    mine = (_node(), make() if _is_first_of_node() else None)
+    told: list[tuple[int, str | None]] = [mine] * dist.get_world_size()
+    dist.all_gather_object(told, mine)
+    return next(value for node, value in told if node == _node() and value is not None)
+
+
+def _fetched(stack: ExitStack, uri: str, name: str) -> str:
+    """Local folder of the checkpoint that node 0 chose, on another node."""
+    folder = stack.enter_context(open_store(uri).fetched(name))
+    broken = _broken_file(folder)
+    if broken is not None:
+        raise ArtifactError(f"{uri}/{name}: {broken} is not as the manifest says; try again")
+    return str(folder)
+
+
+def _entries(folder: Path) -> dict[str, FileEntry]:
+    return {
+        path.relative_to(folder).as_posix(): FileEntry(
+            sha256=sha256_file(path), num_bytes=path.stat().st_size
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _matching(store: Store, name: str, identity: Mapping[str, Any]) -> int:

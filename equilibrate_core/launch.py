@@ -1,32 +1,20 @@
 """From a Kubeflow task to a stage: paths from artifacts, metrics back, processes started.
 
-This module alone decides whether a stage runs in this process or under torchrun.
+This module decides whether a stage runs in this process or under torchrun; `launch_training` hands
+it the trainings that are not for several nodes.
 """
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any, Protocol
 
 from equilibrate_core.artifacts import write_json
 from equilibrate_core.config import StageConfig, load_config
-from equilibrate_core.errors import StageError
 from equilibrate_core.model_cache import shelve, unshelve
-from equilibrate_core.stage import (
-    Metrics,
-    Stage,
-    configure_logging,
-    raise_child_error,
-    report_error,
-)
-
-SAVE_TIMEOUT_S = 3600
-"""Seconds that processes told to stop are given to save; the cluster's grace period ends sooner."""
+from equilibrate_core.stage import Metrics, Stage, configure_logging, report_error
+from equilibrate_core.torchrun import run_torchrun
 
 
 class KfpMetrics(Protocol):
@@ -67,11 +55,16 @@ def launch(
         else:
             found = {name: unshelve(path) for name, path in arguments.items()}
             scalars = run_stage(stage, section, found)
-        for name, value in scalars.items():
-            metrics.log_metric(name, value)
-        write_json(Path(metrics.path), scalars)
+        log_scalars(metrics, scalars)
     except Exception as error:
         raise SystemExit(report_error(error)) from error
+
+
+def log_scalars(metrics: KfpMetrics, scalars: Metrics) -> None:
+    """Show a stage's scalars where the Kubeflow UI lists them."""
+    for name, value in scalars.items():
+        metrics.log_metric(name, value)
+    write_json(Path(metrics.path), scalars)
 
 
 def log_confusion_matrix(
@@ -96,33 +89,8 @@ def run_stage(stage: Stage, config: StageConfig, paths: dict[str, Path]) -> Metr
     if num_processes == 1 or "RANK" in os.environ:
         return stage(config, **paths)
     with tempfile.TemporaryDirectory() as folder:
-        metrics = Path(folder) / "metrics.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={num_processes}", f"--shutdown-timeout={SAVE_TIMEOUT_S}"]
-        command += ["-m", stage.__module__, "--config", config.model_dump_json()]
-        command += ["--metrics", str(metrics)]
+        arguments = ["--config", config.model_dump_json()]
         for name, path in paths.items():
-            command += [f"--{name}", str(path)]
-        code = _run_group(command)
-        raise_child_error(metrics)
-        if code or not metrics.is_file():
-            raise StageError(
-                f"{stage.__name__}: torchrun with {num_processes} processes ended with code {code}"
-            )
-        return json.loads(metrics.read_text())
-
-
-def _run_group(command: list[str]) -> int:
-    """Run torchrun and hand a SIGTERM on to it, which hands it on to its processes."""
-    process = subprocess.Popen(command)
-    if threading.current_thread() is not threading.main_thread():
-        return process.wait()
-
-    def hand_on(number: int, frame: object) -> None:
-        process.terminate()
-
-    before = signal.signal(signal.SIGTERM, hand_on)
-    try:
-        return process.wait()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+            arguments += [f"--{name}", str(path)]
+        options = ["--standalone", f"--nproc-per-node={num_processes}"]
+        return run_torchrun(stage.__module__, arguments, options, Path(folder) / "metrics.json")

@@ -179,9 +179,14 @@ def upload_folder(folder: Path, uri: str) -> list[str]:
 
 def remove_folder(uri: str) -> None:
     """Delete every object below a URI, its manifest first: what is left never looks whole."""
-    for item in sorted(list_objects(uri), key=lambda item: (item.name != MANIFEST, item.name)):
-        with storage_errors(str(item.uri)):
-            connect().delete_object(Bucket=item.uri.bucket, Key=item.uri.key)
+    _delete(list_objects(uri))
+
+
+def clear_folder(uri: str) -> None:
+    """Delete every object below a URI, if there is any."""
+    with storage_errors(uri):
+        found = with_retries(uri, lambda: list(_walk(parse_uri(uri))))
+    _delete(found)
 
 
 def read_object(uri: str) -> tuple[bytes, str]:
@@ -263,6 +268,12 @@ def _walk(target: S3Uri) -> Iterator[S3Object]:
             name = relative_name(prefix, key)
             etag = str(item["ETag"]).strip('"')
             yield S3Object(S3Uri(target.bucket, key), name, int(item["Size"]), etag)
+
+
+def _delete(objects: list[S3Object]) -> None:
+    for item in sorted(objects, key=lambda item: (item.name != MANIFEST, item.name)):
+        with storage_errors(str(item.uri)):
+            connect().delete_object(Bucket=item.uri.bucket, Key=item.uri.key)
 
 
 def _check_stored(uri: str, head: Any, path: Path, sha256: str, checksum: str | None) -> None:

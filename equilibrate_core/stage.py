@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ Metrics = dict[str, float]
 """The scalars a stage reports: they become KFP Metrics and metrics.json."""
 
 Stage = Callable[..., Metrics]
+ERROR_KINDS: tuple[type[EquilibrateError], ...] = (Preempted, UserError, StageError)
+"""What a process tells its parent apart: each has an exit code of its own."""
 
 
 def start_stage(stage: str, config: StageConfig, **inputs: Path | None) -> StageRun:
@@ -110,20 +112,26 @@ def raise_child_error(metrics_path: Path) -> None:
 
     torchrun itself ends with 1 whatever its processes ended with.
     """
-    kinds: dict[str, type[EquilibrateError]] = {
-        kind.__name__: kind for kind in (Preempted, UserError, StageError)
-    }
     for path in sorted(metrics_path.parent.glob(f"{metrics_path.name}.error-*")):
-        error = json.loads(path.read_text())
-        raise kinds[error["kind"]](error["message"])
+        raise error_of(json.loads(path.read_text()))
+
+
+def error_record(error: EquilibrateError) -> dict[str, str]:
+    """An error as another process can be told of it; `error_of` turns it back."""
+    name = next((k.__name__ for k in ERROR_KINDS if isinstance(error, k)), StageError.__name__)
+    return {"kind": name, "message": str(error)}
+
+
+def error_of(record: Mapping[str, str]) -> EquilibrateError:
+    """The error of a record: of the kind that gives the same exit code."""
+    kinds = {kind.__name__: kind for kind in ERROR_KINDS}
+    return kinds[record["kind"]](record["message"])
 
 
 def _leave_error(metrics_path: Path, error: EquilibrateError) -> None:
-    kinds = (Preempted, UserError, StageError)
-    name = next((k.__name__ for k in kinds if isinstance(error, k)), StageError.__name__)
     rank = os.environ.get("RANK", "0").zfill(5)
     path = metrics_path.with_name(f"{metrics_path.name}.error-{rank}")
-    write_json(path, {"kind": name, "message": str(error)})
+    write_json(path, error_record(error))
 
 
 def _paths(stage: Stage) -> dict[str, Any]:

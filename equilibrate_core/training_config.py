@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from equilibrate_core.config import Config
+from equilibrate_core.config import Config, StageConfig
+from equilibrate_core.s3_uris import is_s3
 
 
 class TrainingConfig(Config):
@@ -58,4 +59,25 @@ class TrainingConfig(Config):
     def _resumed_runs_save(self) -> Self:
         if self.checkpoint_resume_from is not None and self.checkpoint_uri is None:
             raise ValueError("checkpoint_resume_from needs checkpoint_uri: where to go on saving")
+        return self
+
+
+class TrainingStageConfig(StageConfig):
+    """What every stage that trains has."""
+
+    num_processes: int = Field(default=1, ge=1)
+    """Processes on each node; one per accelerator."""
+    num_nodes: int = Field(default=1, ge=1)
+    """Nodes; more than one train as a Kubeflow TrainJob, which needs a cluster, a run compiled with
+    this number, and `training.checkpoint_uri` on s3://."""
+    training: TrainingConfig = TrainingConfig()
+    """The training loop's settings."""
+
+    @model_validator(mode="after")
+    def _nodes_save_where_all_see_it(self) -> Self:
+        if self.num_nodes > 1 and not is_s3(self.training.checkpoint_uri or ""):
+            raise ValueError(
+                f"num_nodes: {self.num_nodes} needs training.checkpoint_uri: s3://…; its nodes "
+                "share no disk, and when one is preempted all go on from there"
+            )
         return self

@@ -31,7 +31,7 @@ from equilibrate_core.config import to_json
 from equilibrate_core.digests import code_digest
 from pipelines.arms import ArmTasks, gathered_arms
 from pipelines.kubeflow_config import POOLS, StageName
-from pipelines.placement import placement_defaults, placer, with_parameters
+from pipelines.placement import node_inputs, placement_defaults, placer, with_parameters
 from pipelines.run_config import RunConfig
 from pipelines.sections import optional_sections, sections
 
@@ -109,7 +109,8 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             codes = [code_digest(stage) for stage in sorted(stages)]
             shape = [to_json(config.study)] if config.study is not None else []
             settings = "\n".join([*codes, *shape, *(str(section) for section in own_settings)])
-        place = placer(config.kubeflow, {name: other[name] for name in placement})
+        channels = {name: other[name] for name in placement}
+        place, on_nodes = placer(config.kubeflow, channels), node_inputs(config.kubeflow, channels)
         end = place(
             record_run(config=record_run_config, run_id=RUN_ID, started=started),
             "Record run",
@@ -184,20 +185,26 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 for arm in (config.plan.new_data if config.plan else ())
             }
 
-            def scorer(section: Any, name: str) -> Any:
+            def scorer(section: Any, name: str, num_nodes: int) -> Any:
                 task = train_scorer(
                     config=section,
                     code_digest=code_digest("train_scorer"),
                     pairs=dataset.outputs["scorer_pairs"],
                     base_model=base,
+                    **on_nodes("train_scorer", num_nodes),
                 )
                 # A size that the data cannot fill must show before anything is trained.
                 task.after(*new_datasets.values())
-                return place(task, name).outputs["scorer"]
+                return place(task, name, num_nodes=num_nodes).outputs["scorer"]
 
-            reward_model = scorer(reward_model_config, "Train reward model")
-            cost_model = scorer(cost_model_config, "Train cost model")
-            eval_cost_model = scorer(eval_cost_model_config, "Train evaluation cost model")
+            scorers = config.train_scorer
+            reward_model = scorer(
+                reward_model_config, "Train reward model", scorers.reward.num_nodes
+            )
+            cost_model = scorer(cost_model_config, "Train cost model", scorers.cost.num_nodes)
+            eval_cost_model = scorer(
+                eval_cost_model_config, "Train evaluation cost model", scorers.eval_cost.num_nodes
+            )
             train_pairs = dataset.outputs["train_pairs"]
             if config.build_pairs is not None:
                 train_pairs = place(
@@ -228,7 +235,9 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
 
             scored = with_scores(train_pairs, "Score tokens")
 
-            def trained(section: Any, pairs: Any, name: str) -> Any:
+            nodes = config.train_policy.num_nodes
+
+            def trained(section: Any, pairs: Any, name: str, num_nodes: int = nodes) -> Any:
                 return place(
                     train_policy(
                         config=section,
@@ -236,8 +245,10 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                         scored_pairs=pairs,
                         eval_pairs=dataset.outputs["eval_pairs"],
                         base_model=base,
+                        **on_nodes("train_policy", num_nodes),
                     ),
                     name,
+                    num_nodes=num_nodes,
                 ).outputs["policy"]
 
             policy = trained(train_policy_config, scored, "Train policy")
@@ -283,7 +294,12 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             aligned_answers = generations(generate_aligned_config, policy, "aligned")
             control: dict[str, Any] = {}
             if config.train_control is not None:
-                plain = trained(other["train_control_config"], scored, "Train control policy")
+                plain = trained(
+                    other["train_control_config"],
+                    scored,
+                    "Train control policy",
+                    config.train_control.num_nodes,
+                )
                 answers = generations(other["generate_control_config"], plain, "control")
                 control = {
                     "control_policy": plain,

@@ -91,6 +91,11 @@ class KubeflowConfig(Config):
     null passes the weights through S3 to every task."""
     queue: str | None = None
     """Kueue LocalQueue that tasks with accelerators wait in; null starts them without a queue."""
+    trainer_runtime: str = "equilibrate-deepspeed"
+    """TrainingRuntime of trainings with `num_nodes` > 1; the stage's resources, image, selector,
+    tolerations, queue and time limit are those of each of its nodes."""
+    node_scratch: str = "200Gi"
+    """Disk of each of these nodes: inputs, output and a checkpoint that is being written."""
     shared_memory: str = "8Gi"
     """Size limit of /dev/shm in tasks with accelerators (NCCL, loaders, tensor parallelism)."""
     max_retries: int = Field(default=2, ge=0)

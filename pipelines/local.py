@@ -54,6 +54,11 @@ class Outcome:
 
 def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subprocess") -> Outcome:
     """Run the pipeline to its end. Raises StageError naming the task that failed and why."""
+    if config.max_nodes > 1:
+        raise ConfigError(
+            f"num_nodes: {config.max_nodes} trains on a cluster: use `equilibrate submit`, or set "
+            "num_nodes: 1 to run on this machine"
+        )
     started = time.monotonic()
     folder = work_dir.resolve() / config.name
     console = RunConsole(folder / "run.log")

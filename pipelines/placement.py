@@ -10,9 +10,10 @@ from typing import Any
 
 from kfp import kubernetes
 from kfp.dsl import structures
+from kfp.dsl.pipeline_channel import PipelineChannel
 
 from equilibrate_core.model_cache import CACHE_VARIABLE
-from pipelines.kubeflow_config import POOLS, KubeflowConfig, StageName
+from pipelines.kubeflow_config import POOLS, KubeflowConfig, Resources, StageName
 
 CACHE_PATH = "/models"
 READS_MODELS = {
@@ -43,6 +44,8 @@ NUMBERS = {
     "write_report": 12,
     "publish_model": 13,
 }
+LAUNCHER = Resources(cpu="1", memory="4Gi")
+"""Of a task that starts a TrainJob and follows it; it needs no accelerator and no queue."""
 Place = Callable[..., Any]
 
 
@@ -92,16 +95,21 @@ def with_parameters(defaults: Mapping[str, Any]) -> Callable[[Callable[..., Any]
 
 
 def placer(config: KubeflowConfig, channels: Mapping[str, Any]) -> Place:
-    """Decorator of tasks: place(task, display name, cached=…). No channels: a local run."""
+    """Decorator of tasks: place(task, display name, …). No channels: a local run.
+
+    A task with `num_nodes` > 1 starts a TrainJob, whose nodes are placed by `node_inputs`.
+    """
     values = placement_defaults(config) | dict(channels)
 
-    def place(task: Any, name: str, *, cached: bool = True) -> Any:
+    def place(task: Any, name: str, *, cached: bool = True, num_nodes: int = 1) -> Any:
         stage = task.component_spec.name.replace("-", "_")
         number = NUMBERS.get(stage)
         task.set_display_name(f"{number} {name}" if number else name)
         task.set_caching_options(cached)
         image = values[f"{POOLS[stage]}_image"]
-        if channels:
+        if channels and num_nodes > 1:
+            _as_launcher(task, config, values, image)
+        elif channels:
             _on_cluster(task, stage, config, values, image)
         else:
             task.set_container_image(image)
@@ -117,15 +125,55 @@ def placer(config: KubeflowConfig, channels: Mapping[str, Any]) -> Place:
     return place
 
 
+def node_inputs(
+    config: KubeflowConfig, channels: Mapping[str, Any]
+) -> Callable[[StageName, int], dict[str, Any]]:
+    """What a training task is given to start a TrainJob on so many nodes; nothing for one node.
+
+    Its texts may name parameters. Those that are no texts have inputs of their own: the backend
+    would put them into the middle of a text, unquoted.
+    """
+    values = placement_defaults(config) | dict(channels)
+
+    def inputs(stage: StageName, num_nodes: int) -> dict[str, Any]:
+        if not channels or num_nodes == 1:
+            return {}
+        nodes: dict[str, Any] = {
+            "image": str(values[f"{POOLS[stage]}_image"]),
+            "cpu": str(values[f"{stage}_cpu"]),
+            "memory": str(values[f"{stage}_memory"]),
+            "scratch": config.node_scratch,
+            "accelerators": str(values.get(f"{stage}_accelerators", "0")),
+            "accelerator_type": str(values["accelerator_type"]),
+            "timeout_s": config.resources(stage).timeout_s,
+            "runtime": config.trainer_runtime,
+        }
+        if config.queue:
+            nodes["queue"] = config.queue
+        if config.s3_secret:
+            nodes["s3_secret"] = str(values["s3_secret"])
+            nodes["secret_variables"] = list(config.secret_variables)
+        if config.model_cache:
+            nodes["model_cache"] = str(values["model_cache"])
+        selected = {name: values[name] for name in ("node_selector", "tolerations")}
+        return {"nodes": nodes, **selected}
+
+    return inputs
+
+
+def _as_launcher(task: Any, config: KubeflowConfig, values: Mapping[str, Any], image: Any) -> None:
+    """A small pod without a time limit: the job has one, which leaves out what it waits."""
+    _use_secret(task, config, values)
+    _set_resources(task, image, {"cpu": LAUNCHER.cpu, "memory": LAUNCHER.memory})
+
+
 def _on_cluster(
     task: Any, stage: Any, config: KubeflowConfig, values: Mapping[str, Any], image: Any
 ) -> None:
     resources = config.resources(stage)
     used = {name: values[f"{stage}_{name}"] for name in ("cpu", "memory")}
     kubernetes.set_timeout(task, resources.timeout_s)
-    if config.s3_secret:
-        keys = {key: key for key in config.secret_variables}
-        kubernetes.use_secret_as_env(task, values["s3_secret"], keys)
+    _use_secret(task, config, values)
     if config.model_cache and stage in READS_MODELS:
         kubernetes.mount_pvc(task, values["model_cache"], CACHE_PATH)
         task.container_spec.env = {**(task.container_spec.env or {}), CACHE_VARIABLE: CACHE_PATH}
@@ -137,6 +185,16 @@ def _on_cluster(
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", config.shared_memory)
         if config.queue:
             kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", config.queue)
+    _set_resources(task, image, used)
+
+
+def _use_secret(task: Any, config: KubeflowConfig, values: Mapping[str, Any]) -> None:
+    if config.s3_secret:
+        keys = {key: key for key in config.secret_variables}
+        kubernetes.use_secret_as_env(task, values["s3_secret"], keys)
+
+
+def _set_resources(task: Any, image: Any, used: Mapping[str, Any]) -> None:
     # Not by the task's setters: each inspects the whole stack, which doubles the time of a compile,
     # and they forget to declare the parameter, so that a group of tasks does not hand it on.
     task.container_spec.image = str(image)
@@ -147,4 +205,5 @@ def _on_cluster(
         accelerator_type=str(used["type"]) if "type" in used else None,
         accelerator_count=str(used["count"]) if "count" in used else None,
     )
-    task.register_pipeline_channels([image, *used.values()])
+    parameters = [x for x in (image, *used.values()) if isinstance(x, PipelineChannel)]
+    task.register_pipeline_channels(parameters)

@@ -114,6 +114,12 @@ class RunConfig(Config):
             return None
         return plan_study(self.study, self.assemble_dataset, self.train_policy)
 
+    @property
+    def max_nodes(self) -> int:
+        """Nodes of the widest training; more than one need a cluster."""
+        trainings = [*vars(self.train_scorer).values(), self.train_policy, self.train_control]
+        return max(training.num_nodes for training in trainings if training is not None)
+
     @model_validator(mode="after")
     def _study_is_sound(self) -> Self:
         if self.study is not None and self.build_pairs is not None:

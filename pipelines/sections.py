@@ -36,7 +36,13 @@ def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
         "write_report_config": to_json(config.write_report.model_copy(update=told)),
         "publish_model_config": to_json(config.publish_model),
         "record_run_config": to_json(
-            config.record_run.model_copy(update={"pipeline": config.name, "api_url": ask})
+            config.record_run.model_copy(
+                update={
+                    "pipeline": config.name,
+                    "api_url": ask,
+                    "train_jobs": cluster and config.max_nodes > 1,
+                }
+            )
         ),
         **optional_sections(config),
     }

@@ -16,5 +16,8 @@ class RecordRunConfig(StageConfig):
     api_url: str = ""
     """Kubeflow's run API, asked for the failed task; filled in from `kubeflow.api_url` on a
     cluster. Empty: not asked."""
+    train_jobs: bool = False
+    """Delete TrainJobs that the run has left running; filled in where a training has several
+    nodes."""
     api_timeout_s: float = Field(default=10.0, gt=0)
     """Seconds to wait for each of three tries at the run API."""

@@ -35,6 +35,7 @@ def record_run(
 ) -> str:
     """Write the record of a run's end and return its URI."""
     ended = datetime.now(UTC)
+    _delete_train_jobs(config, run_id)
     view, api_error = _ask(config, run_id)
     prefix = config.destination_uri.rstrip("/")
     resolved = read_json_object(f"{prefix}/inputs/{run_id}.json") if run_id else None
@@ -62,6 +63,19 @@ def record_run(
         write_json_object(f"{prefix}/completed/{config.pipeline}.json", done)
     logger.info("%s: %s", uri, record["outcome"])
     return uri
+
+
+def _delete_train_jobs(config: RecordRunConfig, run_id: str) -> None:
+    """Stop what a cancelled run, or one whose launching pods died, has left running."""
+    if not (config.train_jobs and run_id):
+        return
+    from equilibrate_core.kubernetes_api import connect
+    from equilibrate_core.train_job_watch import delete_unfinished
+
+    try:
+        delete_unfinished(connect(), run_id)
+    except EquilibrateError as error:  # the record matters more
+        logger.warning("%s", error)
 
 
 def _ask(config: RecordRunConfig, run_id: str) -> tuple[RunView | None, str]:

@@ -13,17 +13,24 @@ def train_policy(
     base_model: Input[Model],
     policy: Output[Model],
     metrics: Output[Metrics],
+    nodes: dict = {},  # noqa: B006  (kfp has no types with None)
+    node_selector: dict = {},  # noqa: B006
+    tolerations: list = [],  # noqa: B006
 ):
-    """Train the policy with ADPO on scored pairs."""
+    """Train the policy with ADPO on scored pairs; with `nodes` in a TrainJob."""
     from components.train_policy.config import TrainPolicyConfig
     from components.train_policy.stage import train_policy
-    from equilibrate_core.launch import launch
+    from equilibrate_core.launch_training import launch_training
 
-    launch(
+    launch_training(
         train_policy,
         TrainPolicyConfig,
         config,
         metrics,
+        output="policy",
+        nodes=nodes,
+        node_selector=node_selector,
+        tolerations=tolerations,
         scored_pairs=scored_pairs,
         eval_pairs=eval_pairs,
         base_model=base_model,

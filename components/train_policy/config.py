@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from equilibrate_core.config import Config, StageConfig
-from equilibrate_core.training_config import TrainingConfig
+from equilibrate_core.config import Config
+from equilibrate_core.training_config import TrainingConfig, TrainingStageConfig
 
 
 class AmaConfig(Config):
@@ -33,7 +33,7 @@ class LoraConfig(Config):
     """Scale; adapters are multiplied by alpha / rank."""
 
 
-class TrainPolicyConfig(StageConfig):
+class TrainPolicyConfig(TrainingStageConfig):
     """How the policy is trained."""
 
     loss: Literal["adpo", "dpo", "random_mask"] = "adpo"
@@ -53,7 +53,5 @@ class TrainPolicyConfig(StageConfig):
     reference's hidden states of their answers stay in main memory. 0 computes none."""
     num_previews: int = Field(default=4, ge=0)
     """Pairs whose masks are kept for the report."""
-    num_processes: int = Field(default=1, ge=1)
-    """Processes on this node; one per accelerator."""
     training: TrainingConfig = TrainingConfig(epochs=1, learning_rate=1e-6, weight_decay=0.0)
     """The training loop's settings; one epoch at 1e-6 as in DPO's recipes."""

@@ -4,11 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from equilibrate_core.config import StageConfig
-from equilibrate_core.training_config import TrainingConfig
+from equilibrate_core.training_config import TrainingStageConfig
 
 
-class TrainScorerConfig(StageConfig):
+class TrainScorerConfig(TrainingStageConfig):
     """How one reward or cost model is trained."""
 
     kind: Literal["reward", "cost"] = "reward"
@@ -25,7 +24,3 @@ class TrainScorerConfig(StageConfig):
     """Weight mu of the mean square of the values (Safe RLHF)."""
     max_length: int = Field(default=512, ge=16)
     """Tokens of prompt and answer; a pair with a longer side is dropped and counted."""
-    num_processes: int = Field(default=1, ge=1)
-    """Processes on this node; one per accelerator."""
-    training: TrainingConfig = TrainingConfig()
-    """The training loop's settings."""

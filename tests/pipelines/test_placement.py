@@ -1,5 +1,6 @@
 """What a task gets on a cluster, and that a run can change it without a new version."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from equilibrate_core.errors import ConfigError
+from equilibrate_core.node_placement import NodePlacement
 from pipelines.alignment import alignment_pipeline
 from pipelines.kubeflow_config import KubeflowConfig, Resources, StageResources
+from pipelines.local import run_locally
 from pipelines.run_config import RunConfig, load_run
 from pipelines.submit import compile_run
 from tests.pipelines.golden_pipeline import FOLDER, GOLDEN, compiled_now
@@ -59,9 +63,10 @@ def test_placement_values_are_parameters_with_the_configs_defaults(compiled: Any
     assert "import_data_accelerators" not in defaults
 
 
-def test_every_parameter_a_task_uses_reaches_its_group(compiled: Any) -> None:
+@pytest.mark.parametrize("num_nodes", [1, 2])
+def test_every_parameter_a_task_uses_reaches_its_group(compiled: Any, num_nodes: int) -> None:
     """The resource setters of kfp 2.17 leave parameters out of a group's inputs."""
-    spec, platform = compiled
+    spec, platform = compiled if num_nodes == 1 else on_two_nodes()
     executors = platform["deploymentSpec"]["executors"]
     checked = 0
     for component in spec["components"].values():
@@ -176,3 +181,58 @@ def test_a_stage_takes_what_it_leaves_out_from_its_pool() -> None:
 def test_a_local_run_has_no_placement_parameters() -> None:
     names = set(alignment_pipeline(load_run(LAPTOP)).component_spec.inputs)
     assert names and all(name.endswith("_config") for name in names)
+
+
+def on_two_nodes(**kubeflow: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    values = RUN.model_dump(mode="json")
+    values["train_policy"]["num_nodes"] = 2
+    values["train_policy"]["training"]["checkpoint_uri"] = "s3://bucket/checkpoints"
+    values["kubeflow"] |= kubeflow
+    return documents(RunConfig.model_validate(values))
+
+
+def test_a_training_on_several_nodes_hands_its_placement_to_a_train_job() -> None:
+    spec, platform = on_two_nodes(queue="equilibrate")
+    inputs = group(spec, "comp-condition")["dag"]["tasks"]["train-policy"]["inputs"]["parameters"]
+    nodes = inputs["nodes"]["runtimeValue"]["constant"]
+    for name in ("cpu", "memory", "accelerators"):
+        assert nodes[name] == f"{{{{$.inputs.parameters['pipelinechannel--train_policy_{name}']}}}}"
+    assert nodes["queue"] == "equilibrate" and nodes["timeout_s"] == 72 * 3600
+    for name in ("node_selector", "tolerations"):
+        assert inputs[name] == {"componentInputParameter": f"pipelinechannel--{name}"}
+    launcher = platform["deploymentSpec"]["executors"]["exec-train-policy"]
+    assert set(launcher) == {"secretAsEnv"}  # no GPU, no queue, and no time limit of its own
+    container = spec["deploymentSpec"]["executors"]["exec-train-policy"]["container"]
+    assert "accelerator" not in container["resources"]
+
+
+def test_the_fields_that_are_compiled_in_are_those_of_a_node_placement() -> None:
+    spec, _ = on_two_nodes(queue="equilibrate")
+    inputs = group(spec, "comp-condition")["dag"]["tasks"]["train-policy"]["inputs"]["parameters"]
+    nodes = inputs["nodes"]["runtimeValue"]["constant"]
+    filled = {name: "8" if "$" in str(value) else value for name, value in nodes.items()}
+    placement = NodePlacement.model_validate(filled)
+    assert placement.accelerators == 8
+    others = {"node_selector", "tolerations"}
+    assert set(nodes) | others == set(NodePlacement.model_fields)
+
+
+def test_a_training_on_one_node_is_given_no_nodes(compiled: Any) -> None:
+    inputs = group(compiled[0], "comp-condition")["dag"]["tasks"]["train-policy"]["inputs"]
+    assert not {"nodes", "node_selector", "tolerations"} & set(inputs["parameters"])
+
+
+def test_the_exit_handler_cleans_up_where_there_are_train_jobs(compiled: Any) -> None:
+    defaults = [
+        json.loads(s["root"]["inputDefinitions"]["parameters"]["record_run_config"]["defaultValue"])
+        for s in (compiled[0], on_two_nodes()[0])
+    ]
+    assert [section["train_jobs"] for section in defaults] == [False, True]
+
+
+def test_a_run_for_several_nodes_is_refused_on_this_machine(tmp_path: Path) -> None:
+    values = load_run(LAPTOP).model_dump(mode="json")
+    values["train_policy"]["num_nodes"] = 2
+    values["train_policy"]["training"]["checkpoint_uri"] = "s3://bucket/checkpoints"
+    with pytest.raises(ConfigError, match="num_nodes: 2 trains on a cluster"):
+        run_locally(RunConfig.model_validate(values), tmp_path)

@@ -1,0 +1,129 @@
+"""The real path of a training over two nodes, its pods being processes of this machine."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from components.train_scorer.stage import train_scorer
+from equilibrate_core.artifacts import verify_artifact
+from equilibrate_core.json_objects import read_json_object
+from equilibrate_core.s3 import download_folder, list_objects, upload_folder
+from equilibrate_core.train_node import main
+from tests.components.scoring_fixtures import as_dataset, harm_pairs
+from tests.equilibrate_core import training_launcher
+from tests.equilibrate_core.interrupted_runs import TRAINING
+from tests.kube_api import KubeApi
+from tests.kube_server import kube_api
+
+pytest_plugins = ["tests.s3_store"]
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_nodes(api: KubeApi, name: str, folder: Path, **more: str) -> list[int]:
+    """Run the job's command once for every node, as the Trainer does; exit codes by node."""
+    trainer = api.jobs[name]["spec"]["trainer"]
+    assert trainer["command"][0] == "python3"
+    told = {
+        "PET_NNODES": str(trainer["numNodes"]),
+        "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
+        "PET_MASTER_ADDR": "127.0.0.1",
+        "PET_MASTER_PORT": str(free_port()),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    nodes = []
+    for node in range(trainer["numNodes"]):
+        scratch = folder / f"node-{node}"
+        scratch.mkdir(exist_ok=True)
+        own = {"PET_NODE_RANK": str(node), "TMPDIR": str(scratch)}
+        nodes.append(
+            subprocess.Popen(
+                [sys.executable, *trainer["command"][1:], *trainer["args"]],
+                cwd=scratch,
+                env=os.environ | told | own | more,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    for number, node in enumerate(nodes):
+        for line in node.communicate()[0].splitlines():
+            api.say(name, line, number)
+    return [node.returncode for node in nodes]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # DeepSpeed's first import
+def test_two_preempted_nodes_train_what_one_undisturbed_node_does(
+    tiny_model: Path,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    as_dataset(tmp_path / "pairs", harm_pairs(24))
+    (tmp_path / "base_model").symlink_to(tiny_model)
+    for name in ("pairs", "base_model"):
+        upload_folder(tmp_path / name, f"{bucket}/run/{name}")
+    monkeypatch.setattr(
+        training_launcher.train_scorer, "__module__", "tests.equilibrate_core.preempted_node"
+    )
+    training = TRAINING.model_dump() | {"zero_stage": 2, "learning_rate": 1e-4}
+    common: dict[str, Any] = {"kind": "cost", "held_out_share": 0.2}
+    codes: list[list[int]] = []
+
+    def play(api: KubeApi, name: str) -> None:
+        api.start_pods(name)
+        codes.append(start_nodes(api, name, tmp_path, EQUILIBRATE_TEST_PREEMPT="1"))
+        api.preempt(name)
+        codes.append(start_nodes(api, name, tmp_path))
+        (api.complete if codes[-1] == [0, 0] else api.fail)(name)
+
+    monkeypatch.setitem(training_launcher.NODES, "model_cache", None)
+    with kube_api(tmp_path, on_create=play) as (_, environment):
+        for key, value in environment.items():
+            monkeypatch.setenv(key, value)
+        saved = training | {"checkpoint_uri": f"{bucket}/checkpoints"}
+        settings = training_launcher.config(bucket, **common, training=saved)
+        metrics = training_launcher.launch(tmp_path, bucket, settings)
+    shown = capsys.readouterr().out
+    assert codes == [[75, 75], [0, 0]], shown[-3000:]
+    assert "resuming after step 3" in shown
+    random_states = [x.name for x in list_objects(f"{bucket}/checkpoints/") if "random-" in x.name]
+    assert {name[-8:] for name in random_states} == {"00000.pt", "00001.pt"}
+
+    download_folder(f"{bucket}/run/scorer", tmp_path / "scorer")
+    verify_artifact(tmp_path / "scorer", "scorer")
+    alone = training_launcher.config(bucket, **common, num_nodes=1, training=training)
+    expected = train_scorer(
+        alone,
+        pairs=tmp_path / "pairs",
+        base_model=tmp_path / "base_model",
+        scorer=tmp_path / "alone",
+    )
+    assert metrics.logged == pytest.approx(expected, abs=1e-5)
+    theirs, ours = (load_file(tmp_path / x / "model.safetensors") for x in ("scorer", "alone"))
+    assert theirs.keys() == ours.keys()
+    for name, weights in ours.items():
+        assert (theirs[name] - weights).abs().max() <= 1e-5, name
+
+
+def test_a_node_tells_what_stopped_it(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--stage", "none", "--config", "{}", "--input", f"pairs={bucket}/absent"]
+    code = main([*arguments, "--output", f"scorer={bucket}/out", "--result", f"{bucket}/out.job"])
+    assert code == 2
+    record = read_json_object(f"{bucket}/out.job/error-00000.json")
+    assert record is not None and record["kind"] == "UserError"
+    assert f"{bucket}/absent: nothing there" in record["message"]
+    assert record["message"] in capsys.readouterr().err
