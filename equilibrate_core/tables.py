@@ -46,9 +46,26 @@ def write_dataset(
     """
     with dataset_draft(run, destination, record) as draft:
         draft.rows = write_rows(draft.path, record, rows)
-        draft.counts = counts
-        for name, text in (extra_files or {}).items():
-            (draft.path / name).write_text(text, encoding="utf-8")
+        _complete(draft, counts, extra_files)
+        return draft.rows
+
+
+def write_tables(
+    run: StageRun,
+    destination: Path,
+    record: type[Record],
+    tables: Iterable[pa.Table],
+    *,
+    counts: Counts | None = None,
+    extra_files: dict[str, str] | None = None,
+) -> int:
+    """As `write_dataset`, of rows in Arrow tables with the record's columns; the same bytes."""
+    with dataset_draft(run, destination, record) as draft:
+        with TableWriter(draft.path, record) as writer:
+            for table in tables:
+                writer.write(table)
+        draft.rows = writer.num_rows
+        _complete(draft, counts, extra_files)
         return draft.rows
 
 
@@ -142,8 +159,15 @@ class TableWriter:
 
     def _flush(self, table: pa.Table) -> None:
         path = self._folder / f"data-{self._num_files:05d}.parquet"
-        pq.write_table(table, path, compression="zstd")
+        # Where the tables met must not show in the bytes.
+        pq.write_table(table.combine_chunks(), path, compression="zstd")
         self._num_files += 1
+
+
+def _complete(draft: Draft, counts: Counts | None, extra_files: dict[str, str] | None) -> None:
+    draft.counts = counts
+    for name, text in (extra_files or {}).items():
+        (draft.path / name).write_text(text, encoding="utf-8")
 
 
 def _arrow_fields(record: type[BaseModel]) -> list[pa.Field]:
