@@ -75,7 +75,7 @@ def _cut(rows: Iterable[AnyRow]) -> Iterator[list[AnyRow]]:
     num_bytes = 0
     for row in rows:
         block.append(row)
-        num_bytes += len(row.line) if isinstance(row, JsonLine) else 0
+        num_bytes += len(row.line if isinstance(row, JsonLine) else row.raw or "")
         if len(block) >= ROWS_PER_BLOCK or num_bytes >= BYTES_PER_BLOCK:
             yield block
             block, num_bytes = [], 0

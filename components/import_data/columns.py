@@ -18,26 +18,25 @@ from components.import_data.identities import identity, pair_ids, prompt_ids
 from components.import_data.layouts import Column, Layout
 from components.import_data.ledgers import Labels
 from components.import_data.mapped_rows import MESSAGES, PAIRS, PROMPTS, MappedRows, from_records
-from components.import_data.rows import JsonLine, RawRow
+from components.import_data.rows import AnyRow, RawRow
 
 Values = list[Any]
 MAX_DIGITS = 4300
 """From here on Python refuses to read an integer, in whatever column it stands."""
 
 
-def map_columns(layout: Layout, rows: Sequence[JsonLine | RawRow]) -> tuple[MappedRows, list[int]]:
+def map_columns(layout: Layout, rows: Sequence[AnyRow]) -> tuple[MappedRows, list[int]]:
     """The rows that can be mapped by columns, and the places of all others."""
     decoder = msgspec.json.Decoder(layout.row)
-    fitting = {
-        place: fields for place, row in enumerate(rows) if (fields := _decoded(decoder, row))
-    }
+    decoded = ((place, _decoded(decoder, row)) for place, row in enumerate(rows))
+    fitting = {place: values for place, values in decoded if values is not None}
     if not fitting:
         return from_records({}), list(range(len(rows)))
     mapped = _Table(layout, list(fitting), list(fitting.values())).mapped()
     return mapped, sorted(set(range(len(rows))).difference(mapped.places))
 
 
-def _decoded(decoder: msgspec.json.Decoder[Any], row: JsonLine | RawRow) -> tuple[Any, ...] | None:
+def _decoded(decoder: msgspec.json.Decoder[Any], row: AnyRow) -> tuple[Any, ...] | None:
     """Values of the layout's columns; None if `map_row` might not see the row in this way."""
     try:
         if isinstance(row, RawRow):
@@ -88,20 +87,21 @@ class _Table:
             pairs=pairs,
         )
 
-    def _prompt_texts(self) -> tuple[Values, pl.Series]:
+    def _prompt_texts(self) -> tuple[pl.Series, pl.Series]:
         texts, identities = self._texts("prompt")
         contexts = self._field("context")
         if not any(contexts):
             return texts, identities
-        joined = [f"{a}\n\n{b}" if b else a for a, b in zip(texts, contexts, strict=True)]
-        return joined, identity(pl.Series(joined, dtype=pl.String))
+        pairs = zip(texts, contexts, strict=True)
+        joined = pl.Series([f"{a}\n\n{b}" if b else a for a, b in pairs], dtype=pl.String)
+        return joined, identity(joined)
 
-    def _texts(self, name: str) -> tuple[Values, pl.Series]:
+    def _texts(self, name: str) -> tuple[pl.Series, pl.Series]:
         """A text that every row must have, and its identity."""
-        values = self._field(name)
-        identities = identity(pl.Series(values, dtype=pl.String))
+        texts = pl.Series(self._field(name), dtype=pl.String)
+        identities = identity(texts)
         self._is_plain &= (identities != "").fill_null(value=False).to_numpy()
-        return values, identities
+        return texts, identities
 
     def _pairs(self, prompts: pa.Table, categories: Values) -> pa.Table:
         ids, sources = prompts["id"], prompts["source"]
@@ -116,8 +116,8 @@ class _Table:
             "id": pair_ids(ids.to_pylist(), chosen_identities, rejected_identities, dimensions),
             "prompt_id": ids,
             "messages": prompts["messages"],
-            "chosen": chosen,
-            "rejected": rejected,
+            "chosen": _arrow(chosen),
+            "rejected": _arrow(rejected),
             "chosen_is_safe": self._closed("chosen_is_safe"),
             "rejected_is_safe": self._closed("rejected_is_safe"),
             "dimension": dimensions,
@@ -214,9 +214,12 @@ def _without_empty(values: Values) -> Values:
     return [None if value == "" else value for value in values]
 
 
-def _user_turns(texts: Values) -> pa.Array:
+def _user_turns(texts: pl.Series) -> pa.Array:
     """Conversations of one user turn each."""
     roles = pa.repeat(pa.scalar("user"), len(texts))
-    struct = MESSAGES.value_type
-    turns = pa.StructArray.from_arrays([roles, pa.array(texts, pa.string())], fields=list(struct))
+    turns = pa.StructArray.from_arrays([roles, _arrow(texts)], fields=list(MESSAGES.value_type))
     return pa.ListArray.from_arrays(np.arange(len(texts) + 1, dtype=np.int32), turns, MESSAGES)
+
+
+def _arrow(texts: pl.Series) -> pa.Array:
+    return texts.to_arrow().cast(pa.string())

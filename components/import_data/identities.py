@@ -5,8 +5,8 @@ import json
 
 import polars as pl
 
-from equilibrate_core.records import normalise_text
-
+_SPACE = r"[\s\x1c-\x1f]{2,}|[^\S ]|[\x1c-\x1f]"
+"""What `str.split` takes for space, but for the single blanks that stay as they are."""
 _ODD = r"^ | $|  |[^\S ]|[\x00-\x1f]"
 """What normalising may change, and what JSON escapes other than by a backslash before it."""
 
@@ -16,7 +16,7 @@ def identity(texts: pl.Series) -> pl.Series:
     odd = texts.str.contains(_ODD).fill_null(value=False)
     escapes = {character: f"\\{character}" for character in ("\\", '"')}
     if odd.any():
-        normal = pl.Series([normalise_text(text) for text in texts.filter(odd)], dtype=pl.String)
+        normal = texts.filter(odd).str.replace_all(_SPACE, " ").str.strip_chars(" ")
         places = (odd.cum_sum().cast(pl.Int64) - 1).clip(0)
         texts = normal.gather(places).zip_with(odd, texts)
         if normal.str.contains(r"[\x00-\x1f]").any():

@@ -4,8 +4,11 @@ The prompts artifact also holds sources.json (licence, adapter, digests and coun
 metrics.json, the pairs artifact a sources.json without digests and counts.
 """
 
+import gc
 import json
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +40,7 @@ def import_data(
     DataError or StorageError for a source that cannot be read at all.
     """
     run = start_stage("import_data", config)
-    with TemporaryDirectory(prefix="import_data-") as folder:
+    with TemporaryDirectory(prefix="import_data-") as folder, _without_cycle_search():
         scratch = Path(folder)
         with (
             TableSpool(scratch / "prompts", PROMPTS) as first_seen,
@@ -70,6 +73,18 @@ def import_data(
                 },
             )
     return metrics
+
+
+@contextmanager
+def _without_cycle_search() -> Generator[None]:
+    """Millions of rows make no reference cycles; looking for them took half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _take_source(intake: Intake, source: Source, scratch: Path) -> Digests:

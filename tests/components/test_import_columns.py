@@ -58,10 +58,11 @@ def artifacts(folder, sources):
 
 
 def both_ways(folder, monkeypatch, sources):
-    """Artifacts made with the columnar path and without it."""
+    """Artifacts made with the columnar path and, in blocks of another size, without it."""
     by_columns = artifacts(folder / "columns", sources)
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "layout_of", lambda _: None)
+        patch.setattr(blocks, "ROWS_PER_BLOCK", 2)
         return by_columns, artifacts(folder / "rows", sources)
 
 
@@ -120,6 +121,7 @@ def test_both_paths_give_the_same_artifacts(tmp_path, monkeypatch, adapter, data
             "x.jsonl",
             b'{"prompt": "a", "references": ["", " "]}\n{"prompt": "b", "references": ["", "r"]}',
         ),
+        ("x.jsonl", b'{"prompt": "a", "id": " "}\n{"prompt": "b", "id": " "}'),
         (
             "x.jsonl",
             b'{"prompt":"a","reference": " ", "references": "r"}\n{"prompt": "b", "language": " "}',
