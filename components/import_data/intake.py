@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +53,10 @@ class Intake:
         self.sources.setdefault(source.name, Counts()).read += len(block.rows)
         self.prompt_counts.read += len(block.rows)
         problems = dict(block.problems)
-        new_prompts, new_pairs = self._enter(source.name, block, problems)
+        new_prompts, new_pairs = self._enter(source.name, block.mapped, problems)
+        self.prompt_counts.kept += sum(new_prompts)
+        if not block.mapped.pairs.num_rows:
+            self.sources[source.name].kept += sum(new_prompts)  # pairs: see `settled_pairs`
         self.prompt_spool.append(_selected(block.mapped.prompts, new_prompts))
         self.pair_spool.append(_selected(block.mapped.pairs, new_pairs))
         for place in sorted(problems):
@@ -96,41 +99,49 @@ class Intake:
         return total
 
     def _enter(
-        self, source: str, block: Block, problems: dict[int, str]
+        self, source: str, mapped: MappedRows, problems: dict[int, str]
     ) -> tuple[list[bool], list[bool]]:
         """Which prompts and pairs of a block are new; rows that turn out bad join `problems`."""
-        mapped, counts = block.mapped, self.sources[source]
         ids = mapped.prompts["id"].to_pylist()
+        pairs = _row_pairs(mapped)
+        has_own_ids = any(each is not None for each in mapped.source_ids)
+        if not has_own_ids and self.prompts.add_new(ids, mapped.labels):
+            self.pairs.add_new(chain.from_iterable(pairs))
+            self.pair_counts.read += mapped.pairs.num_rows
+            return [True] * len(ids), [True] * mapped.pairs.num_rows
         new_prompts: list[bool] = []
         new_pairs: list[bool] = []
-        for place, prompt, own_id, labels, pairs in zip(
-            mapped.places, ids, mapped.source_ids, mapped.labels, _row_pairs(mapped), strict=True
-        ):
-            if own_id is not None:
-                content = (prompt, *(pair for pair, _ in pairs))
-                if self._ids.setdefault((source, own_id), content) != content:
-                    problems[place] = one_line(f"duplicate id {own_id!r} with other content")
-                    new_prompts.append(False)
-                    new_pairs += [False] * len(pairs)
-                    continue
-            reason = self.prompts.add(prompt, labels, is_pair=bool(pairs))
+        rows = zip(mapped.places, ids, mapped.source_ids, mapped.labels, pairs, strict=True)
+        for place, prompt, own_id, labels, own_pairs in rows:
+            if self._is_taken(source, own_id, (prompt, *(pair for pair, _ in own_pairs))):
+                problems[place] = one_line(f"duplicate id {own_id!r} with other content")
+                new_prompts.append(False)
+                new_pairs += [False] * len(own_pairs)
+                continue
+            reason = self.prompts.add(prompt, labels, is_pair=bool(own_pairs))
             new_prompts.append(reason is None)
             if reason is not None:
                 self.prompt_counts.drop(reason)
-            if pairs:
-                self.pair_counts.read += len(pairs)
-                reasons = [self.pairs.add(pair, flags) for pair, flags in pairs]
+            if own_pairs:
+                reasons = [self.pairs.add(pair, flags) for pair, flags in own_pairs]
                 new_pairs += [each is None for each in reasons]
-                for each in filter(None, reasons):
-                    self.pair_counts.drop(each)
-                # The row counts now only if none of its pairs is left; see `settled_pairs`.
-                reason = None if None in reasons else reasons[0]
+                reason = self._drop_pairs(reasons)
             if reason is not None:
-                counts.drop(reason)
-        self.prompt_counts.kept += sum(new_prompts)
-        if not mapped.pairs.num_rows:
-            counts.kept += sum(new_prompts)
+                self.sources[source].drop(reason)
         return new_prompts, new_pairs
+
+    def _is_taken(self, source: str, own_id: str | None, content: tuple[str, ...]) -> bool:
+        """Whether another row of the source has the same id of its own and other content."""
+        if own_id is None:
+            return False
+        return self._ids.setdefault((source, own_id), content) != content
+
+    def _drop_pairs(self, reasons: list[str | None]) -> str | None:
+        """Count a row's pairs that are dropped; why the row is, if none of its pairs is left."""
+        self.pair_counts.read += len(reasons)
+        for reason in filter(None, reasons):
+            self.pair_counts.drop(reason)
+        return None if None in reasons else reasons[0]
 
     def _settle(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
         """A block's pairs with all that is known of them now, and which of them are kept.

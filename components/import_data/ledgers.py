@@ -10,7 +10,7 @@ Reasons for dropping a row, each counted:
   rows of both orders go.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -89,6 +89,13 @@ class PromptLedger:
         """Ids of the prompts that came more than once."""
         return self._repeated.keys()
 
+    def add_new(self, prompts: Sequence[str], labels: Sequence[Labels]) -> bool:
+        """Enter the prompts with these ids if none of them came before; whether that was so."""
+        if len(set(prompts)) < len(prompts) or not self._labels.keys().isdisjoint(prompts):
+            return False
+        self._labels.update(zip(prompts, labels, strict=True))
+        return True
+
     def add(self, prompt: str, labels: Labels, *, is_pair: bool) -> str | None:
         """Enter the prompt with this id; why its row is dropped, or None when it is new."""
         first = self._labels.get(prompt)
@@ -124,6 +131,10 @@ class PairLedger:
 
     def __init__(self) -> None:
         self._flags: dict[str, tuple[Any, Any]] = {}
+
+    def add_new(self, pairs: Iterable[tuple[str, Flags]]) -> None:
+        """Enter pairs of prompts that never came before."""
+        self._flags.update(pairs)
 
     def add(self, pair: str, flags: Flags) -> str | None:
         """Enter the pair with this id; the reason it is dropped at once, if it is."""
