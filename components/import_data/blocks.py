@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -43,10 +42,7 @@ def mapped_blocks(source: Source, rows: Iterable[AnyRow]) -> Iterator[Block]:
 
 def map_block(source: Source, layout: Layout | None, rows: list[AnyRow]) -> Block:
     """Map rows by columns where there is a layout and they fit it, the others one by one."""
-    by_columns, left = None, list(range(len(rows)))
-    if layout is not None:
-        with suppress(UnicodeEncodeError):  # a lone surrogate: `map_row` finds the row
-            by_columns, left = map_columns(layout, rows)
+    by_columns, left = map_columns(layout, rows) if layout else (None, range(len(rows)))
     records: dict[int, Mapped] = {}
     problems: dict[int, str] = {}
     for place in left:

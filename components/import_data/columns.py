@@ -40,7 +40,9 @@ def _decoded(decoder: msgspec.json.Decoder[Any], row: AnyRow) -> tuple[Any, ...]
     """Values of the layout's columns; None if `map_row` might not see the row in this way."""
     try:
         if isinstance(row, RawRow):
-            return msgspec.structs.astuple(msgspec.convert(row.value, decoder.type))
+            fields = msgspec.convert(row.value, decoder.type)
+            msgspec.json.encode(fields)  # fails on a lone surrogate, which no line can bring here
+            return msgspec.structs.astuple(fields)
         line = row.line
         if not line.isascii():
             line.decode()  # columns that nobody reads count too

@@ -73,6 +73,14 @@ def written(folder, rows, name="rows.jsonl"):
     return path
 
 
+def is_json(line):
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 @st.composite
 def good_lines(draw, adapter):
     """A good row with other texts, which may repeat those of another row."""
@@ -97,7 +105,11 @@ def test_both_paths_give_the_same_artifacts(tmp_path, monkeypatch, adapter, data
     drawn = data.draw(st.lists(good_lines(adapter) | lines(adapter), max_size=16))
     rows = [json.dumps(GOOD[adapter]).encode(), *drawn]
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
-    path = written(folder / "in", b"\n".join(rows))
+    if data.draw(st.booleans(), label="as an array"):
+        array = [json.loads(row) for row in rows if is_json(row)]
+        path = written(folder / "in", json.dumps(array).encode(), "rows.json")
+    else:
+        path = written(folder / "in", b"\n".join(rows))
     rows_per_block = data.draw(st.sampled_from([1, 3, 100]))
     monkeypatch.setattr(blocks, "ROWS_PER_BLOCK", rows_per_block)
     twice = [{"name": name, "uri": str(path), "adapter": adapter} for name in ("a", "b")]
@@ -109,6 +121,8 @@ def test_both_paths_give_the_same_artifacts(tmp_path, monkeypatch, adapter, data
     ("name", "content"),
     [
         ("x.json", b'[{"prompt": "a"}, {"prompt": "\\ud800"}, {"prompt": "b", "id": "\\ud800"}]'),
+        ("x.json", b'[{"prompt": "a", "language": "\\ud800"}, {"prompt": "b"}]'),
+        ("x.json", b'[{"prompt": "a", "references": ["\\ud800"]}, {"prompt": "b"}]'),
         ("x.jsonl.gz", gzip.compress(b'\xef\xbb\xbf{"prompt": "a"}\r\n\n {"prompt": "b  c"} \n')),
         ("x.csv", b"prompt,category,id\na,EHD,1\nb,,2\n,EHD,3\nc, ,\nd,bad,4\n"),
         ("x.jsonl", b'{"prompt": "a", "x": "\xff"}\n{"prompt": "b", "x": 1' + b"0" * 5000 + b"}\n"),
