@@ -3,6 +3,7 @@
 import types
 import typing
 from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from equilibrate_core.records import Record
 RecordT = TypeVar("RecordT", bound=Record)
 ROWS_PER_FILE = 50_000
 ROWS_PER_BATCH = 2_000
+NUM_WRITERS = 2
 
 
 @contextmanager
@@ -46,9 +48,26 @@ def write_dataset(
     """
     with dataset_draft(run, destination, record) as draft:
         draft.rows = write_rows(draft.path, record, rows)
-        draft.counts = counts
-        for name, text in (extra_files or {}).items():
-            (draft.path / name).write_text(text, encoding="utf-8")
+        _complete(draft, counts, extra_files)
+        return draft.rows
+
+
+def write_tables(
+    run: StageRun,
+    destination: Path,
+    record: type[Record],
+    tables: Iterable[pa.Table],
+    *,
+    counts: Counts | None = None,
+    extra_files: dict[str, str] | None = None,
+) -> int:
+    """As `write_dataset`, of rows in Arrow tables with the record's columns; the same bytes."""
+    with dataset_draft(run, destination, record) as draft:
+        with TableWriter(draft.path, record) as writer:
+            for table in tables:
+                writer.write(table)
+        draft.rows = writer.num_rows
+        _complete(draft, counts, extra_files)
         return draft.rows
 
 
@@ -116,23 +135,31 @@ def gather_rows(artifact: Path, record: type[Record], positions: NDArray[Any]) -
 
 
 class TableWriter:
-    """Writes Arrow tables of one record type as the files of a dataset; a context manager."""
+    """Writes Arrow tables of one record type as the files of a dataset; a context manager.
+
+    Files are compressed in the background, two at a time: encoding leaves Python's lock to others.
+    """
 
     def __init__(self, folder: Path, record: type[Record]) -> None:
         self._folder, self._schema = folder, arrow_schema(record)
         self._held = self._schema.empty_table()
-        self._num_files = 0
+        self._pool = ThreadPoolExecutor(NUM_WRITERS)
+        self._files: list[Future[None]] = []
         self.num_rows = 0
 
     def __enter__(self) -> "TableWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and (self._held.num_rows or not self._num_files):
-            self._flush(self._held)
+        with self._pool:
+            if kind is None and (self._held.num_rows or not self._files):
+                self._flush(self._held)
+        if kind is None:
+            for file in self._files:
+                file.result()
 
     def write(self, table: pa.Table) -> None:
-        """Add the rows of a table."""
+        """Add the rows of a table. Raises what an earlier file could not be written for."""
         self.num_rows += table.num_rows
         held = pa.concat_tables([self._held, table.cast(self._schema)])
         while held.num_rows >= ROWS_PER_FILE:
@@ -141,9 +168,21 @@ class TableWriter:
         self._held = held
 
     def _flush(self, table: pa.Table) -> None:
-        path = self._folder / f"data-{self._num_files:05d}.parquet"
-        pq.write_table(table, path, compression="zstd")
-        self._num_files += 1
+        if len(self._files) >= NUM_WRITERS:
+            self._files[-NUM_WRITERS].result()  # so many tables are in memory, and no more
+        path = self._folder / f"data-{len(self._files):05d}.parquet"
+        self._files.append(self._pool.submit(_write_file, table, path))
+
+
+def _write_file(table: pa.Table, path: Path) -> None:
+    # Where the tables met must not show in the bytes.
+    pq.write_table(table.combine_chunks(), path, compression="zstd")
+
+
+def _complete(draft: Draft, counts: Counts | None, extra_files: dict[str, str] | None) -> None:
+    draft.counts = counts
+    for name, text in (extra_files or {}).items():
+        (draft.path / name).write_text(text, encoding="utf-8")
 
 
 def _arrow_fields(record: type[BaseModel]) -> list[pa.Field]:

@@ -292,6 +292,17 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
 
             base_answers = generations(generate_base_config, base, "base")
             aligned_answers = generations(generate_aligned_config, policy, "aligned")
+            # Before those of other models: kfp numbers tasks, and its cache knows them by name.
+            main = {
+                "base_verdicts": verdicts(
+                    base_answers, "base", labelled_pairs=dataset.outputs["eval_pairs"]
+                ),
+                "aligned_verdicts": verdicts(
+                    aligned_answers, "aligned", other_generations=base_answers
+                ),
+                "base_benchmarks": benchmarks(base, "base"),
+                "aligned_benchmarks": benchmarks(policy, "aligned"),
+            }
             control: dict[str, Any] = {}
             if config.train_control is not None:
                 plain = trained(
@@ -339,14 +350,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                     policy=policy,
                     base_generations=base_answers,
                     aligned_generations=aligned_answers,
-                    base_verdicts=verdicts(
-                        base_answers, "base", labelled_pairs=dataset.outputs["eval_pairs"]
-                    ),
-                    aligned_verdicts=verdicts(
-                        aligned_answers, "aligned", other_generations=base_answers
-                    ),
-                    base_benchmarks=benchmarks(base, "base"),
-                    aligned_benchmarks=benchmarks(policy, "aligned"),
+                    **main,
                     **control,
                     **studied,
                 ),

@@ -1,26 +1,40 @@
-"""Takes rows in one by one: maps them, sets the bad ones aside, and counts what became of each."""
+"""Takes blocks of rows in: sets the bad ones aside and counts what became of each row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, islice, pairwise
 
-from pydantic import ValidationError
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from components.import_data.adapters import ADAPTERS
+from components.import_data.blocks import Block, one_line
 from components.import_data.config import Source
-from components.import_data.ledgers import CONFLICTING_PREFERENCE, PairLedger, PromptLedger
-from components.import_data.mapping import Mapped, map_row
-from components.import_data.rows import QuarantinedRow, RawRow, RowError, quarantined
-from components.import_data.spool import Spool
+from components.import_data.ledgers import (
+    CONFLICTING_PREFERENCE,
+    Flags,
+    Labels,
+    PairLedger,
+    PromptLedger,
+)
+from components.import_data.mapped_rows import PROMPTS, MappedRows
+from components.import_data.rows import QuarantinedRow, RawRow, parsed, quarantined
+from components.import_data.spool import Spool, TableSpool
 from equilibrate_core.artifacts import Counts
-from equilibrate_core.records import Pair, Prompt
+from equilibrate_core.records import Prompt
+from equilibrate_core.tables import arrow_schema
+
+FLAGS = ("chosen_is_safe", "rejected_is_safe")
+PROMPT_SCHEMA = arrow_schema(Prompt)
 
 
 @dataclass
 class Intake:
     """Everything taken in so far. A row is read once and then kept, quarantined or dropped."""
 
-    pair_spool: Spool
+    prompt_spool: TableSpool
+    pair_spool: TableSpool
     quarantine_spool: Spool
     sources: dict[str, Counts] = field(default_factory=dict)
     """Input rows per source. A row of pairs is kept if any of its pairs is."""
@@ -31,43 +45,43 @@ class Intake:
 
     def __post_init__(self) -> None:
         self.prompts = PromptLedger()
-        self.pairs = PairLedger(self.pair_spool)
+        self.pairs = PairLedger()
         self._ids: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._row = 0
 
-    def take(self, source: Source, row: RawRow) -> None:
-        """Take in one row of a source."""
-        counts = self.sources.setdefault(source.name, Counts())
-        counts.read += 1
-        self.prompt_counts.read += 1
-        self._row += 1
-        try:
-            mapped = self._mapped(source, row)
-        except (RowError, ValidationError) as error:
-            self._set_aside(source, row, " ".join(str(error).split()))
-            return
-        prompt_reason = self.prompts.add(mapped.prompt, is_pair=bool(mapped.pairs))
-        _count(self.prompt_counts, prompt_reason)
-        if mapped.pairs:
-            self._take_pairs(counts, mapped.pairs)
-        else:
-            _count(counts, prompt_reason)
+    def take(self, source: Source, block: Block) -> None:
+        """Take in a block of a source's rows."""
+        self.sources.setdefault(source.name, Counts()).read += len(block.rows)
+        self.prompt_counts.read += len(block.rows)
+        problems = dict(block.problems)
+        new_prompts, new_pairs = self._enter(source.name, block.mapped, problems)
+        self.prompt_counts.kept += sum(new_prompts)
+        if not block.mapped.pairs.num_rows:
+            self.sources[source.name].kept += sum(new_prompts)  # pairs: see `settled_pairs`
+        self.prompt_spool.append(_selected(block.mapped.prompts, new_prompts))
+        self.pair_spool.append(_selected(block.mapped.pairs, new_pairs))
+        for place in sorted(problems):
+            self._set_aside(source, parsed(block.rows[place]), problems[place])
 
-    def settled_prompts(self) -> Iterator[Prompt]:
+    def settled_prompts(self) -> Iterator[pa.Table]:
         """All prompts, in order of first appearance."""
-        return self.prompts.settled()
+        settled = self.prompts.settled()
+        for table in self.prompt_spool:
+            labels = list(islice(settled, table.num_rows))
+            columns = dict(zip(Labels._fields, map(list, zip(*labels, strict=True)), strict=True))
+            columns["metadata"] = [list(each.metadata.items()) for each in labels]
+            kept = {name: table[name] for name in PROMPTS.names}
+            yield pa.table(kept | columns, schema=PROMPT_SCHEMA)
 
-    def settled_pairs(self) -> Iterator[Pair]:
+    def settled_pairs(self) -> Iterator[pa.Table]:
         """All pairs that are kept; exhaust it before reading any count."""
-        for _, group in groupby(self.pairs.settled(), key=lambda item: item[0]):
-            items = list(group)
-            source = self.sources[items[0][1].source]
-            kept = [pair for _, pair, reason in items if reason is None]
-            _count(source, None if kept else CONFLICTING_PREFERENCE)
-            for _, pair, reason in items:
-                _count(self.pair_counts, reason)
-                if reason is None:
-                    yield pair
+        for table in self.pair_spool:
+            table, is_kept = self._settle(table)
+            rows = table["row"].to_numpy()
+            kept_rows = len(np.unique(rows[is_kept]))
+            source = self.sources[table["source"][0].as_py()]
+            _count(source, kept_rows, len(np.unique(rows)) - kept_rows)
+            _count(self.pair_counts, int(is_kept.sum()), int((~is_kept).sum()))
+            yield _selected(table, is_kept).drop_columns("row")
 
     def quarantine(self) -> Iterator[QuarantinedRow]:
         """The rows set aside, in order."""
@@ -84,16 +98,72 @@ class Intake:
                 total.drop(reason, number)
         return total
 
-    def _mapped(self, source: Source, row: RawRow) -> Mapped:
-        if row.value is None:
-            raise RowError(row.problem)
-        mapped = map_row(source, ADAPTERS[source.adapter], row.value)
-        if mapped.source_id is not None:
-            content = (mapped.prompt.id, *(pair.id for pair in mapped.pairs))
-            known = self._ids.setdefault((source.name, mapped.source_id), content)
-            if known != content:
-                raise RowError(f"duplicate id {mapped.source_id!r} with other content")
-        return mapped
+    def _enter(
+        self, source: str, mapped: MappedRows, problems: dict[int, str]
+    ) -> tuple[list[bool], list[bool]]:
+        """Which prompts and pairs of a block are new; rows that turn out bad join `problems`."""
+        ids = mapped.prompts["id"].to_pylist()
+        pairs = _row_pairs(mapped)
+        has_own_ids = any(each is not None for each in mapped.source_ids)
+        if not has_own_ids and self.prompts.add_new(ids, mapped.labels):
+            self.pairs.add_new(chain.from_iterable(pairs))
+            self.pair_counts.read += mapped.pairs.num_rows
+            return [True] * len(ids), [True] * mapped.pairs.num_rows
+        new_prompts: list[bool] = []
+        new_pairs: list[bool] = []
+        rows = zip(mapped.places, ids, mapped.source_ids, mapped.labels, pairs, strict=True)
+        for place, prompt, own_id, labels, own_pairs in rows:
+            if self._is_taken(source, own_id, (prompt, *(pair for pair, _ in own_pairs))):
+                problems[place] = one_line(f"duplicate id {own_id!r} with other content")
+                new_prompts.append(False)
+                new_pairs += [False] * len(own_pairs)
+                continue
+            reason = self.prompts.add(prompt, labels, is_pair=bool(own_pairs))
+            new_prompts.append(reason is None)
+            if reason is not None:
+                self.prompt_counts.drop(reason)
+            if own_pairs:
+                reasons = [self.pairs.add(pair, flags) for pair, flags in own_pairs]
+                new_pairs += [each is None for each in reasons]
+                reason = self._drop_pairs(reasons)
+            if reason is not None:
+                self.sources[source].drop(reason)
+        return new_prompts, new_pairs
+
+    def _is_taken(self, source: str, own_id: str | None, content: tuple[str, ...]) -> bool:
+        """Whether another row of the source has the same id of its own and other content."""
+        if own_id is None:
+            return False
+        return self._ids.setdefault((source, own_id), content) != content
+
+    def _drop_pairs(self, reasons: list[str | None]) -> str | None:
+        """Count a row's pairs that are dropped; why the row is, if none of its pairs is left."""
+        self.pair_counts.read += len(reasons)
+        for reason in filter(None, reasons):
+            self.pair_counts.drop(reason)
+        return None if None in reasons else reasons[0]
+
+    def _settle(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
+        """A block's pairs with all that is known of them now, and which of them are kept.
+
+        Only what came more than once can have changed, and then its prompt did too.
+        """
+        is_kept = np.ones(table.num_rows, dtype=bool)
+        repeated = self.prompts.repeated
+        doubtful = [
+            i for i, prompt in enumerate(table["prompt_id"].to_pylist()) if prompt in repeated
+        ]
+        if not doubtful:
+            return table, is_kept
+        flags = [table[name].to_pylist() for name in FLAGS]
+        for i, pair in zip(doubtful, table.take(doubtful).to_pylist(), strict=True):
+            sides = (pair["prompt_id"], pair["chosen"], pair["rejected"], pair["dimension"])
+            is_kept[i] = not self.pairs.is_contradicted(*sides)
+            flags[0][i], flags[1][i] = self.pairs.settled(pair["id"])
+        for name, values in zip(FLAGS, flags, strict=True):
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, table.schema.field(place), pa.array(values, pa.bool_()))
+        return table, is_kept
 
     def _set_aside(self, source: Source, row: RawRow, reason: str) -> None:
         bad = quarantined(source.name, row, reason)
@@ -104,19 +174,22 @@ class Intake:
             self.pair_counts.read += 1
             self.pair_counts.quarantined += 1
 
-    def _take_pairs(self, counts: Counts, pairs: tuple[Pair, ...]) -> None:
-        """Enter a row's pairs; the row itself is counted now only if none of them is left."""
-        reasons = [self.pairs.add(self._row, pair) for pair in pairs]
-        self.pair_counts.read += len(pairs)
-        for reason in reasons:
-            if reason is not None:
-                self.pair_counts.drop(reason)
-        if None not in reasons:
-            counts.drop(str(reasons[0]))
+
+def _row_pairs(mapped: MappedRows) -> list[list[tuple[str, Flags]]]:
+    """Id and safety flags of each row's pairs."""
+    pairs = mapped.pairs
+    chosen, rejected = (pairs[name].to_pylist() for name in FLAGS)
+    items = list(zip(pairs["id"].to_pylist(), zip(chosen, rejected, strict=True), strict=True))
+    end = [mapped.places[-1] + 1] if mapped.places else [0]
+    starts = np.searchsorted(pairs["row"].to_numpy(), mapped.places + end).tolist()
+    return [items[start:end] for start, end in pairwise(starts)]
 
 
-def _count(counts: Counts, reason: str | None) -> None:
-    if reason is None:
-        counts.kept += 1
-    else:
-        counts.drop(reason)
+def _selected(table: pa.Table, is_selected: Sequence[bool] | NDArray[np.bool_]) -> pa.Table:
+    return table if all(is_selected) else table.filter(pa.array(is_selected, pa.bool_()))
+
+
+def _count(counts: Counts, num_kept: int, num_contradicted: int) -> None:
+    counts.kept += num_kept
+    if num_contradicted:
+        counts.drop(CONFLICTING_PREFERENCE, num_contradicted)

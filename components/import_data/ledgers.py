@@ -10,12 +10,11 @@ Reasons for dropping a row, each counted:
   rows of both orders go.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from components.import_data.spool import Spool
-from equilibrate_core.records import Pair, Prompt, digest, normalise_text
+from equilibrate_core.records import Prompt, pair_id
 
 EXACT_DUPLICATE = "exact_duplicate"
 MERGED_PROMPT = "merged_prompt"
@@ -26,123 +25,139 @@ DISPUTED: Final = "disputed"
 """Label on which rows contradict each other; it leaves as None and never becomes known again."""
 
 
+Flags = tuple[bool | None, bool | None]
+"""Whether the chosen and the rejected answer are safe."""
+
+
+class Labels(NamedTuple):
+    """What later rows may add to a prompt."""
+
+    gold_category: str | None
+    is_harmful: bool | None
+    suite: str | None
+    references: tuple[str, ...]
+    metadata: dict[str, str]
+
+
+def labels_of(prompt: Prompt) -> Labels:
+    """What later rows may add to this prompt."""
+    return Labels(*(getattr(prompt, name) for name in Labels._fields))
+
+
 @dataclass
 class _Entry:
-    first: Prompt
+    """A prompt that came more than once; most never do."""
+
+    first: Labels
     gold_category: str | None
     is_harmful: bool | str | None
     suite: str | None
-    other_suites: tuple[str, ...]
     references: tuple[str, ...]
     metadata: dict[str, str]
-    is_merged: bool = False
-    """Whether a later row brought the prompt again; most never are."""
+    other_suites: tuple[str, ...] = ()
+
+    def settled(self) -> Labels:
+        """The labels, disputed ones as None."""
+        metadata = dict(self.metadata)
+        if self.other_suites:
+            metadata["also_in_suites"] = ",".join(self.other_suites)
+        return Labels(
+            gold_category=_settle(self.gold_category),
+            is_harmful=_settle(self.is_harmful),
+            suite=self.suite,
+            references=self.references,
+            metadata=metadata,
+        )
 
 
 class PromptLedger:
-    """Every prompt once, in order of appearance, completed by later rows.
+    """Every prompt's labels once, in order of appearance, completed by later rows.
 
     The first source keeps the prompt. A suite wins over none, and then its `is_harmful` too; a
     second suite is noted in metadata as `also_in_suites`.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
+        self._labels: dict[str, Labels] = {}
+        self._repeated: dict[str, _Entry] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._labels)
 
-    def add(self, prompt: Prompt, *, is_pair: bool) -> str | None:
-        """Enter a prompt; the reason its row is dropped, or None when the prompt is new."""
-        entry = self._entries.get(prompt.id)
-        if entry is None:
-            self._entries[prompt.id] = _Entry(
-                first=prompt,
-                gold_category=prompt.gold_category,
-                is_harmful=prompt.is_harmful,
-                suite=prompt.suite,
-                other_suites=(),
-                references=prompt.references,
-                metadata=prompt.metadata,
-            )
+    @property
+    def repeated(self) -> Collection[str]:
+        """Ids of the prompts that came more than once."""
+        return self._repeated.keys()
+
+    def add_new(self, prompts: Sequence[str], labels: Sequence[Labels]) -> bool:
+        """Enter the prompts with these ids if none of them came before; whether that was so."""
+        if len(set(prompts)) < len(prompts) or not self._labels.keys().isdisjoint(prompts):
+            return False
+        self._labels.update(zip(prompts, labels, strict=True))
+        return True
+
+    def add(self, prompt: str, labels: Labels, *, is_pair: bool) -> str | None:
+        """Enter the prompt with this id; why its row is dropped, or None when it is new."""
+        first = self._labels.get(prompt)
+        if first is None:
+            self._labels[prompt] = labels
             return None
-        entry.is_merged = True
-        category, is_harmful = _merged_labels(entry, prompt)
-        contradicts = _contradicts(category, prompt.gold_category) or _contradicts(
-            is_harmful, prompt.is_harmful
+        entry = self._repeated.get(prompt)
+        if entry is None:
+            entry = self._repeated[prompt] = _Entry(first, **first._asdict())
+        category, is_harmful = _merged_labels(entry, labels)
+        contradicts = _contradicts(category, labels.gold_category) or _contradicts(
+            is_harmful, labels.is_harmful
         )
         entry.gold_category, entry.is_harmful = category, is_harmful
-        _complete(entry, prompt)
+        _complete(entry, labels)
         if contradicts:
             return CONFLICTING_LABEL
-        return EXACT_DUPLICATE if not is_pair and _same(entry.first, prompt) else MERGED_PROMPT
+        return EXACT_DUPLICATE if not is_pair and _same(first, labels) else MERGED_PROMPT
 
     def num_in_suites(self) -> int:
         """Prompts that belong to an evaluation suite."""
-        return sum(entry.suite is not None for entry in self._entries.values())
+        return sum(labels.suite is not None for labels in self.settled())
 
-    def settled(self) -> Iterator[Prompt]:
-        """The prompts, disputed labels as None."""
-        for entry in self._entries.values():
-            if not entry.is_merged:
-                yield entry.first
-                continue
-            metadata = dict(entry.metadata)
-            if entry.other_suites:
-                metadata["also_in_suites"] = ",".join(entry.other_suites)
-            yield entry.first.model_copy(
-                update={
-                    "gold_category": _settle(entry.gold_category),
-                    "is_harmful": _settle(entry.is_harmful),
-                    "suite": entry.suite,
-                    "references": entry.references,
-                    "metadata": metadata,
-                }
-            )
+    def settled(self) -> Iterator[Labels]:
+        """Labels of all prompts, in order of their first appearance."""
+        for prompt, labels in self._labels.items():
+            entry = self._repeated.get(prompt)
+            yield labels if entry is None else entry.settled()
 
 
 class PairLedger:
-    """Which pairs were seen, as hashes; the pairs themselves wait in a spool on disk."""
+    """Which pairs were seen, by their ids, and what is known of their safety."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._flags: dict[tuple[bytes, bool], tuple[Any, Any]] = {}
+    def __init__(self) -> None:
+        self._flags: dict[str, tuple[Any, Any]] = {}
 
-    def add(self, row: int, pair: Pair) -> str | None:
-        """Enter a pair of row number `row`; the reason it is dropped at once, if it is."""
-        key = _key(pair)
-        flags = (pair.chosen_is_safe, pair.rejected_is_safe)
-        seen = self._flags.get(key)
+    def add_new(self, pairs: Iterable[tuple[str, Flags]]) -> None:
+        """Enter pairs of prompts that never came before."""
+        self._flags.update(pairs)
+
+    def add(self, pair: str, flags: Flags) -> str | None:
+        """Enter the pair with this id; the reason it is dropped at once, if it is."""
+        seen = self._flags.get(pair)
         if seen is None:
-            self._flags[key] = flags
-            self._spool.append([row, pair.model_dump(mode="json")])
+            self._flags[pair] = flags
             return None
         merged = (_merge(seen[0], flags[0]), _merge(seen[1], flags[1]))
-        self._flags[key] = merged
+        self._flags[pair] = merged
         contradicts = _contradicts(merged[0], flags[0]) or _contradicts(merged[1], flags[1])
         return CONFLICTING_LABEL if contradicts else EXACT_DUPLICATE
 
-    def settled(self) -> Iterator[tuple[int, Pair, str | None]]:
-        """Row number, pair and the reason it is dropped after all, in order of appearance."""
-        for row, value in self._spool:
-            pair = Pair.model_validate(value)
-            content, order = key = _key(pair)
-            if (content, not order) in self._flags:
-                yield row, pair, CONFLICTING_PREFERENCE
-                continue
-            chosen, rejected = map(_settle, self._flags[key])
-            flags = {"chosen_is_safe": chosen, "rejected_is_safe": rejected}
-            yield row, pair.model_copy(update=flags), None
+    def settled(self, pair: str) -> Flags:
+        """What is known of a pair's safety, disputed flags as None."""
+        chosen, rejected = self._flags[pair]
+        return _settle(chosen), _settle(rejected)
+
+    def is_contradicted(self, prompt: str, chosen: str, rejected: str, dimension: str) -> bool:
+        """Whether the two answers are also preferred the other way round."""
+        return pair_id(prompt, rejected, chosen, dimension) in self._flags
 
 
-def _key(pair: Pair) -> tuple[bytes, bool]:
-    """Digest of prompt, dimension and the two answers as a set; and which of them is preferred."""
-    chosen, rejected = normalise_text(pair.chosen), normalise_text(pair.rejected)
-    content = [pair.prompt_id, pair.dimension, sorted((chosen, rejected))]
-    return bytes.fromhex(digest(content)), chosen < rejected
-
-
-def _merged_labels(entry: _Entry, prompt: Prompt) -> tuple[Any, Any]:
+def _merged_labels(entry: _Entry, prompt: Labels) -> tuple[Any, Any]:
     category = _merge(entry.gold_category, prompt.gold_category)
     if (entry.suite is None) == (prompt.suite is None):
         return category, _merge(entry.is_harmful, prompt.is_harmful)
@@ -152,7 +167,7 @@ def _merged_labels(entry: _Entry, prompt: Prompt) -> tuple[Any, Any]:
     return category, other_says if suite_says is None else suite_says
 
 
-def _complete(entry: _Entry, prompt: Prompt) -> None:
+def _complete(entry: _Entry, prompt: Labels) -> None:
     if entry.suite is None:
         entry.suite = prompt.suite
     elif prompt.suite not in (None, entry.suite, *entry.other_suites):
@@ -161,9 +176,8 @@ def _complete(entry: _Entry, prompt: Prompt) -> None:
     entry.metadata = prompt.metadata | entry.metadata
 
 
-def _same(first: Prompt, prompt: Prompt) -> bool:
-    labels = ("gold_category", "suite", "is_harmful", "references")
-    return all(getattr(first, name) == getattr(prompt, name) for name in labels)
+def _same(first: Labels, prompt: Labels) -> bool:
+    return first[:4] == prompt[:4]  # all but the metadata
 
 
 def _merge(known: Any, new: Any) -> Any:

@@ -42,23 +42,30 @@ def map_row(source: Source, adapter: Adapter, row: Row) -> Mapped:
 
 
 def _values(source: Source, adapter: Adapter, row: Row) -> Row:
-    overrides = {
+    given = overrides(source)
+    values = dict(adapter.constants)
+    for name, path in field_paths(source, adapter).items():
+        if name in given:
+            continue
+        value = _lookup(row, path, required=not path.endswith("?") and name not in values)
+        if value is not None:
+            values[name] = _meaning(name, path, value)
+    return {**values, **given}
+
+
+def overrides(source: Source) -> Mapping[str, Any]:
+    """Our fields whose value the source's config gives for all of its rows."""
+    values = {
         "label": source.is_harmful,
         "suite": source.suite,
         "dimension": source.dimension,
         "category": source.category,
     }
-    values = dict(adapter.constants)
-    for name, path in _fields(source, adapter).items():
-        if overrides.get(name) is not None:
-            continue
-        value = _lookup(row, path, required=not path.endswith("?") and name not in values)
-        if value is not None:
-            values[name] = _meaning(name, path, value)
-    return values | {name: value for name, value in overrides.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _fields(source: Source, adapter: Adapter) -> Mapping[str, str]:
+def field_paths(source: Source, adapter: Adapter) -> Mapping[str, str]:
+    """Our field → path of the column in this source's rows."""
     mapped = {
         name: f"{column}?" if adapter.fields[name].endswith("?") else column
         for name, column in source.fields.items()

@@ -13,15 +13,21 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TextIO
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.import_data.rows import RawRow, is_unicode
+from components.import_data.rows import (
+    BAD_UTF8,
+    AnyRow,
+    JsonLine,
+    RawRow,
+    as_object,
+    is_unicode,
+)
 from equilibrate_core.errors import DataError
 
-BAD_UTF8 = "invalid UTF-8"
 MAX_CSV_FIELD_CHARS = 16 * 2**20
 MIN_LINES_TO_JUDGE = 3
 """A file with at least so many lines, none of which is JSON, is no JSONL file."""
@@ -41,7 +47,7 @@ def is_readable(name: str) -> bool:
     return _suffix(name) in READERS
 
 
-def read_file(path: Path, name: str) -> Iterator[RawRow]:
+def read_file(path: Path, name: str) -> Iterator[AnyRow]:
     """Rows of a file, in order; `name` is what locations and messages call it."""
     reader = READERS.get(_suffix(name))
     if reader is None:
@@ -58,37 +64,25 @@ def read_file(path: Path, name: str) -> Iterator[RawRow]:
             yield from reader(plain, name)
 
 
-def _read_jsonl(path: Path, name: str) -> Iterator[RawRow]:
+def _read_jsonl(path: Path, name: str) -> Iterator[JsonLine]:
     _refuse_binary(path, name)
-    num_lines, num_parsed = 0, 0
+    num_lines, is_jsonl = 0, False
     with path.open("rb") as file:
         for number, data in enumerate(file, start=1):
             line = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
-            if not line.strip():
+            if not line or line.isspace():
                 continue
             if number == 1 and line.strip() == b"[":
                 raise DataError(f"{name}: holds a JSON array, not JSON lines; name it .json")
-            row = _json_line(line, f"{name}:{number}")
             num_lines += 1
-            num_parsed += row.value is not None
+            row = JsonLine(name, number, line)
+            is_jsonl = is_jsonl or row.parsed().value is not None
             yield row
-    if num_lines >= MIN_LINES_TO_JUDGE and not num_parsed:
+    if num_lines >= MIN_LINES_TO_JUDGE and not is_jsonl:
         raise DataError(f"{name}: not one of its {num_lines} lines is a JSON object; is it JSONL?")
 
 
-def _json_line(line: bytes, location: str) -> RawRow:
-    raw = line.decode("utf-8", "surrogateescape").strip()
-    if not is_unicode(raw):
-        return RawRow(location, None, raw, BAD_UTF8)
-    try:
-        return _object(json.loads(raw), location, raw)
-    except json.JSONDecodeError as error:
-        return RawRow(location, None, raw, f"broken JSON at column {error.colno}: {error.msg}")
-    except (ValueError, RecursionError) as error:  # endless digits or brackets
-        return RawRow(location, None, raw, f"broken JSON: {error}")
-
-
-def _read_json(path: Path, name: str) -> Iterator[RawRow]:
+def _read_json(path: Path, name: str) -> Iterator[AnyRow]:
     _refuse_binary(path, name)
     text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     if text.lstrip().startswith("{"):  # JSON lines often go by this name
@@ -109,16 +103,9 @@ def _read_json(path: Path, name: str) -> Iterator[RawRow]:
     for index, value in enumerate(values):
         location = f"{name}[{index}]"
         if clean or is_unicode(json.dumps(value, ensure_ascii=False)):
-            yield _object(value, location, None)
+            yield as_object(value, location, None)
         else:
             yield RawRow(location, None, json.dumps(value, ensure_ascii=False), BAD_UTF8)
-
-
-def _object(value: Any, location: str, raw: str | None) -> RawRow:
-    if isinstance(value, dict):
-        return RawRow(location, value, raw)
-    raw = json.dumps(value, ensure_ascii=False) if raw is None else raw
-    return RawRow(location, None, raw, f"expected an object, found {type(value).__name__}")
 
 
 def _read_csv(path: Path, name: str) -> Iterator[RawRow]:
@@ -199,7 +186,7 @@ def _read_parquet(path: Path, name: str) -> Iterator[RawRow]:
                     yield RawRow(location, value)
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[RawRow]]] = {
+READERS: dict[str, Callable[[Path, str], Iterator[AnyRow]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,

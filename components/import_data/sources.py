@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.import_data.config import Source
 from components.import_data.readers import file_errors, is_readable, read_file
-from components.import_data.rows import RawRow
+from components.import_data.rows import AnyRow, RawRow
 from equilibrate_core.artifacts import remove, sha256_file
 from equilibrate_core.errors import DataError
 from equilibrate_core.hub import SCHEME as HUB_SCHEME
@@ -22,7 +22,7 @@ Digests = dict[str, str]
 """SHA-256 of each file read (the commit of a hub dataset), by its name."""
 
 
-def read_source(source: Source, scratch: Path, digests: Digests) -> Iterator[RawRow]:
+def read_source(source: Source, scratch: Path, digests: Digests) -> Iterator[AnyRow]:
     """Rows of a source in a fixed order, at most its `limit`; what was read enters `digests`."""
     if source.uri.startswith(HUB_SCHEME):
         rows = _hub_rows(source, digests)
@@ -37,7 +37,7 @@ def combined_digest(digests: Digests) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _file_rows(uri: str, scratch: Path, digests: Digests) -> Iterator[RawRow]:
+def _file_rows(uri: str, scratch: Path, digests: Digests) -> Iterator[AnyRow]:
     for path, name in _files(uri, scratch):
         with file_errors(name):
             digests[name] = sha256_file(path)

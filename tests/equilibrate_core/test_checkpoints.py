@@ -197,13 +197,14 @@ def test_an_altered_checkpoint_is_passed_over_for_an_older_one(
 def write_checkpoint(checkpoints: Checkpoints, name: str, *, step: int = 1) -> Path:
     draft = checkpoints.store.draft(name)
     (draft / "file").write_text(name)
-    checkpoints._publish(draft, name, step)
+    checkpoints._publish(draft, name, step, {})
     return Path(checkpoints.store.uri) / name
 
 
 def newest(checkpoints: Checkpoints) -> str | None:
     with ExitStack() as stack:
-        return checkpoints._newest(stack)
+        found = checkpoints._newest(stack)
+        return None if found is None else found[-1]
 
 
 def test_resume_from_without_a_place_to_save_is_refused() -> None:

@@ -156,6 +156,7 @@ def policy_rows(peers: Peers) -> list[PolicyRow]:
     chosen, rejected = peers.our_logps[1].chunk(2)
     return [
         PolicyRow(
+            str(i),
             row.prompt_ids,
             answer(chosen[i], len(row.prompt_ids), row.chosen_ids),
             answer(rejected[i], len(row.prompt_ids), row.rejected_ids),

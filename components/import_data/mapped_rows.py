@@ -1,0 +1,67 @@
+"""What the good rows of a block became, in columns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from components.import_data.ledgers import Labels, labels_of
+from components.import_data.mapping import Mapped
+from equilibrate_core.records import Pair, Prompt
+from equilibrate_core.tables import arrow_schema
+
+ROW = pa.field("row", pa.int64(), nullable=False)
+"""Place of the row a pair came from in its block; a row may hold several pairs."""
+PROMPTS = pa.schema([arrow_schema(Prompt).field(name) for name in ("id", "messages", "source")])
+"""What a prompt's first row settles for good; the rest are its labels."""
+PAIRS = arrow_schema(Pair).append(ROW)
+MESSAGES = PROMPTS.field("messages").type
+
+
+@dataclass(frozen=True)
+class MappedRows:
+    """Rows in the order of their block; the lists and `prompts` have one item a row."""
+
+    places: list[int]
+    """Place of each row in its block."""
+    source_ids: list[str | None]
+    """The dataset's own ids, where it has them."""
+    labels: list[Labels]
+    prompts: pa.Table
+    pairs: pa.Table
+    """Pairs in the order of their rows; `row` says which."""
+
+
+def from_records(mapped: Mapping[int, Mapped]) -> MappedRows:
+    """Rows that were mapped one by one, by their places in the block."""
+    prompts = [each.prompt.model_dump(include=set(PROMPTS.names)) for each in mapped.values()]
+    pairs = [
+        pair.model_dump() | {"row": place} for place, each in mapped.items() for pair in each.pairs
+    ]
+    return MappedRows(
+        places=list(mapped),
+        source_ids=[each.source_id for each in mapped.values()],
+        labels=[labels_of(each.prompt) for each in mapped.values()],
+        prompts=pa.Table.from_pylist(prompts, schema=PROMPTS),
+        pairs=pa.Table.from_pylist(pairs, schema=PAIRS),
+    )
+
+
+def merged(first: MappedRows, second: MappedRows) -> MappedRows:
+    """Two parts of one block as one, in the order of the block."""
+    if not second.places or not first.places:
+        return first if first.places else second
+    places = first.places + second.places
+    order = sorted(range(len(places)), key=places.__getitem__)
+    source_ids = first.source_ids + second.source_ids
+    labels = first.labels + second.labels
+    pairs = pa.concat_tables([first.pairs, second.pairs])
+    by_row = np.argsort(pairs["row"].to_numpy(), kind="stable")
+    return MappedRows(
+        places=[places[i] for i in order],
+        source_ids=[source_ids[i] for i in order],
+        labels=[labels[i] for i in order],
+        prompts=pa.concat_tables([first.prompts, second.prompts]).take(order),
+        pairs=pairs.take(by_row),
+    )

@@ -1,0 +1,233 @@
+"""The columnar path and the row path give the same artifacts, whatever the rows."""
+
+import gzip
+import json
+import tempfile
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from components.import_data import blocks
+from components.import_data.adapters import ADAPTERS
+from components.import_data.columns import map_columns
+from components.import_data.config import ImportDataConfig, Source
+from components.import_data.identities import identity, pair_ids, prompt_ids
+from components.import_data.layouts import layout_of
+from components.import_data.rows import JsonLine, RawRow
+from components.import_data.stage import import_data
+from equilibrate_core.artifacts import read_manifest
+from equilibrate_core.config import parse_config
+from equilibrate_core.records import Message, pair_id, prompt_id
+from tests.components.test_import_malformed import GOOD, OUTPUTS, lines
+
+BY_ROWS = {"pku_saferlhf_full", "hh_rlhf", "dpo_demo", "wildchat"}
+"""Adapters with a reshape: code that reads whole rows."""
+ODD_TEXTS = [
+    "a  b",
+    " a",
+    "a\n",
+    'say "no"',
+    "back\\slash",
+    "\x1c",
+    "\x00x",
+    "\u3000",
+    "é\u00a0é",
+    "a.b",
+]
+FAST = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+texts = st.text(max_size=12) | st.sampled_from(ODD_TEXTS)
+
+
+def artifacts(folder, sources):
+    """Manifests of an import, without what differs from run to run."""
+    config = parse_config({"sources": sources}, ImportDataConfig, "test")
+    import_data(config, **{name: folder / name for name in OUTPUTS})
+    manifests = {name: read_manifest(folder / name) for name in OUTPUTS}
+    return {
+        name: (each.digest, each.rows, each.counts, each.inputs, each.files)
+        for name, each in manifests.items()
+    }
+
+
+def both_ways(folder, monkeypatch, sources):
+    """Artifacts made with the columnar path and, in blocks of another size, without it."""
+    by_columns = artifacts(folder / "columns", sources)
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "layout_of", lambda _: None)
+        patch.setattr(blocks, "ROWS_PER_BLOCK", 2)
+        return by_columns, artifacts(folder / "rows", sources)
+
+
+def written(folder, rows, name="rows.jsonl"):
+    folder.mkdir(parents=True)
+    path = folder / name
+    path.write_bytes(rows)
+    return path
+
+
+def is_json(line):
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+@st.composite
+def good_lines(draw, adapter):
+    """A good row with other texts, which may repeat those of another row."""
+    row = {name: draw(_like(value)) for name, value in GOOD[adapter].items()}
+    return json.dumps(row, ensure_ascii=draw(st.booleans())).encode("utf-8", "replace")
+
+
+def _like(value):
+    if isinstance(value, bool | int):
+        return st.just(value) | st.integers(0, 3)
+    if isinstance(value, list):
+        return st.tuples(*map(_like, value)).map(list) | st.just(value)
+    if isinstance(value, str) and value in ("EHD", "IHD", "safe", "unsafe", "helpful"):
+        return st.sampled_from([value, f" {value}", value.lower(), "", "NONE"])
+    return texts | st.just(value) if isinstance(value, str) else st.just(value)
+
+
+@pytest.mark.parametrize("adapter", sorted(ADAPTERS))
+@settings(FAST, max_examples=12)
+@given(data=st.data())
+def test_both_paths_give_the_same_artifacts(tmp_path, monkeypatch, adapter, data):
+    drawn = data.draw(st.lists(good_lines(adapter) | lines(adapter), max_size=16))
+    rows = [json.dumps(GOOD[adapter]).encode(), *drawn]
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    if data.draw(st.booleans(), label="as an array"):
+        array = [json.loads(row) for row in rows if is_json(row)]
+        path = written(folder / "in", json.dumps(array).encode(), "rows.json")
+    else:
+        path = written(folder / "in", b"\n".join(rows))
+    rows_per_block = data.draw(st.sampled_from([1, 3, 100]))
+    monkeypatch.setattr(blocks, "ROWS_PER_BLOCK", rows_per_block)
+    twice = [{"name": name, "uri": str(path), "adapter": adapter} for name in ("a", "b")]
+    by_columns, by_rows = both_ways(folder, monkeypatch, twice)
+    assert by_columns == by_rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.json", b'[{"prompt": "a"}, {"prompt": "\\ud800"}, {"prompt": "b", "id": "\\ud800"}]'),
+        ("x.json", b'[{"prompt": "a", "language": "\\ud800"}, {"prompt": "b"}]'),
+        ("x.json", b'[{"prompt": "a", "references": ["\\ud800"]}, {"prompt": "b"}]'),
+        ("x.jsonl.gz", gzip.compress(b'\xef\xbb\xbf{"prompt": "a"}\r\n\n {"prompt": "b  c"} \n')),
+        ("x.csv", b"prompt,category,id\na,EHD,1\nb,,2\n,EHD,3\nc, ,\nd,bad,4\n"),
+        ("x.jsonl", b'{"prompt": "a", "x": "\xff"}\n{"prompt": "b", "x": 1' + b"0" * 5000 + b"}\n"),
+        ("x.jsonl", b'{"prompt": "a", "x": NaN}\n{"prompt": "b", "prompt": "c"}\nnull\n{}'),
+        (
+            "x.jsonl",
+            b'{"prompt": "a", "id": 1}\n{"prompt": "b", "id": "1"}\n{"prompt": "c", "id": true}',
+        ),
+        (
+            "x.jsonl",
+            b'{"prompt": "a", "references": ["", " "]}\n{"prompt": "b", "references": ["", "r"]}',
+        ),
+        ("x.jsonl", b'{"prompt": "a", "id": " "}\n{"prompt": "b", "id": " "}'),
+        (
+            "x.jsonl",
+            b'{"prompt":"a","reference": " ", "references": "r"}\n{"prompt": "b", "language": " "}',
+        ),
+    ],
+)
+def test_surprises_of_files_are_the_same_on_both_paths(tmp_path, monkeypatch, name, content):
+    path = written(tmp_path / "in", content, name)
+    source = {"name": "s", "uri": str(path), "adapter": "prompts"}
+    by_columns, by_rows = both_ways(tmp_path, monkeypatch, [source])
+    assert by_columns == by_rows
+
+
+def test_parquet_is_the_same_on_both_paths(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    table = pa.table(
+        {"q": ["a", None, "b  c"], "n": [1, 2, 1], "when": pa.array([0, 1, 2], "date32")}
+    )
+    pq.write_table(table, tmp_path / "in" / "x.parquet")
+    source = {"name": "s", "uri": str(tmp_path / "in"), "adapter": "prompts"}
+    source["fields"] = {"prompt": "q", "id": "n"}
+    by_columns, by_rows = both_ways(tmp_path, monkeypatch, [source])
+    assert by_columns == by_rows
+    assert by_rows["prompts"][2].quarantined == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"adapter": "prompts", "fields": {"prompt": "turns.0", "category": "risk"}},
+        {"adapter": "prompts", "fields": {"prompt": "a.b"}},
+        {"adapter": "prompts", "fields": {"prompt": "turns.0", "references": "turns"}},
+        {"adapter": "prompts", "suite": "own", "is_harmful": True, "category": "IHD"},
+        {"adapter": "pairs", "dimension": "helpful"},
+        {"adapter": "pairs", "fields": {"chosen": "turns.0", "rejected": "turns.1"}},
+    ],
+)
+def test_settings_of_a_source_are_the_same_on_both_paths(tmp_path, monkeypatch, options):
+    row = {"prompt": "p", "turns": ["a", "b"], "risk": "EHD", "a": {"b": "x"}, "label": "safe"}
+    row |= {"chosen": "c", "rejected": "r", "dimension": "harmless", "category": "NONE"}
+    surprises = [{"turns": ["a"]}, {"turns": []}, {"turns.0": None}, {"turns": "a"}, {"a.b": "y"}]
+    rows = [row, *(row | each | {"prompt": str(i)} for i, each in enumerate(surprises))]
+    path = written(tmp_path / "in", "\n".join(map(json.dumps, rows)).encode())
+    source = {"name": "s", "uri": str(path), **options}
+    by_columns, by_rows = both_ways(tmp_path, monkeypatch, [source])
+    assert by_columns == by_rows
+
+
+def left_to_rows(adapter, rows):
+    """Places of the rows that the columnar path does not take."""
+    layout = layout_of(Source(name="s", uri="x", adapter=adapter))
+    return map_columns(layout, rows)[1]
+
+
+@pytest.mark.parametrize("adapter", sorted(set(ADAPTERS) - BY_ROWS))
+def test_good_row_goes_by_columns(adapter):
+    row = GOOD[adapter]
+    line = JsonLine("x", 1, json.dumps(row).encode())
+    assert left_to_rows(adapter, [line, RawRow("x[0]", row)]) == []
+
+
+@pytest.mark.parametrize("adapter", sorted(BY_ROWS))
+def test_layout_that_needs_code_has_no_columns(adapter):
+    assert layout_of(Source(name="s", uri="x", adapter=adapter)) is None
+
+
+def test_only_the_lines_that_hold_a_surprise_are_left_to_the_row_path():
+    contents = [b'{"prompt": "a"}', b"no JSON", b'{"prompt": 5}', b'{"prompt": " "}']
+    contents += [b'{"prompt": "b", "category": "?"}', b'{"prompt": "c", "x": "\xff"}', b"{}"]
+    contents += [b'{"prompt": "d", "x": ' + b"1" * 4400 + b"}", b'{"prompt": " e\\u001f"}']
+    rows = [JsonLine("x", number, line) for number, line in enumerate(contents)]
+    assert left_to_rows("prompts", rows) == [1, 2, 3, 4, 5, 6, 7]
+
+
+@settings(FAST, max_examples=100)
+@given(st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=4))
+@example([(text, text, "x") for text in ODD_TEXTS])
+@example([(chr(code), f"a{chr(code)}b", f" {chr(code)}\\") for code in (*range(33), 0x7F, 0x85)])
+def test_ids_of_columns_are_those_of_records(rows):
+    prompts, chosen, rejected = zip(*rows, strict=True)
+    columns = [
+        identity(pl.Series(column, dtype=pl.String)) for column in (prompts, chosen, rejected)
+    ]
+    expected = [prompt_id([Message.model_construct(role="user", content=each)]) for each in prompts]
+    assert prompt_ids(columns[0]) == expected
+    assert pair_ids(expected, *columns[1:], ["helpful"] * len(rows)) == [
+        pair_id(prompt, a, b, "helpful")
+        for prompt, a, b in zip(expected, chosen, rejected, strict=True)
+    ]
+
+
+def test_ids_of_old_artifacts_are_still_the_same():
+    assert prompt_ids(identity(pl.Series(['Hi  "there"\n']))) == ["daa6a9998dca17ced228ef7d"]
+    pairs = pair_ids(["p"], *(identity(pl.Series([each])) for each in ("a\\", "b")), ["harmless"])
+    assert pairs == ["c7cd91094ba8d34838a75ded"]
