@@ -12,6 +12,7 @@ from typing import Any
 from kfp import dsl
 
 from components.assemble_dataset.component import assemble_dataset
+from components.assemble_dataset.config import AssembleDatasetConfig
 from components.build_pairs.component import build_pairs
 from components.classify_prompts.component import classify_prompts
 from components.generate_responses.component import generate_responses
@@ -23,6 +24,7 @@ from components.record_run.component import record_run
 from components.resolve_inputs.component import resolve_inputs
 from components.resolve_inputs.config import CHANGED, ResolveInputsConfig
 from components.score_benchmarks.component import score_benchmarks
+from components.score_benchmarks.config import HUB
 from components.score_tokens.component import score_tokens
 from components.train_policy.component import train_policy
 from components.train_scorer.component import train_scorer
@@ -55,7 +57,7 @@ def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
         "import_model_config": to_json(config.import_model),
         "judge_model_config": to_json(config.judge_model or config.import_model),
         "classify_prompts_config": to_json(config.classify_prompts),
-        "assemble_dataset_config": to_json(config.assemble_dataset),
+        "assemble_dataset_config": to_json(assembly_config(config)),
         "reward_model_config": to_json(config.train_scorer.reward),
         "cost_model_config": to_json(config.train_scorer.cost),
         "eval_cost_model_config": to_json(config.train_scorer.eval_cost),
@@ -74,6 +76,14 @@ def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
         ),
         **{f"{name}_config": to_json(section) for name, section in optional.items()},
     }
+
+
+def assembly_config(config: RunConfig) -> AssembleDatasetConfig:
+    """The section, its decontamination told where the run's benchmarks are."""
+    section, uri = config.assemble_dataset, config.score_benchmarks.data_uri
+    if section.benchmarks_uri or uri == HUB:
+        return section
+    return section.model_copy(update={"benchmarks_uri": uri})
 
 
 def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
