@@ -19,15 +19,15 @@ PAGE = """<!doctype html>
 <title>Data card</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
-  color: #1b1f24; background: #fff; overflow-wrap: anywhere; }
+  color: #1b1f24; background: #fff; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #d5dae0; padding: .25rem .75rem; text-align: left; }
 td + td, th + th { text-align: right; }
-th { min-width: 4rem; } td + td { white-space: nowrap; }
 details { border: 1px solid #d5dae0; border-radius: 4px; margin: .5rem 0; padding: .5rem .75rem; }
-summary { cursor: pointer; } summary:focus-visible { outline: 2px solid #1f5fbf; }
+summary { cursor: pointer; overflow-wrap: anywhere; }
+summary:focus-visible { outline: 2px solid #1f5fbf; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .25rem 0 .75rem; }
 @media (prefers-color-scheme: dark) { body { color: #e6e9ed; background: #14171b; }
   th, td, details { border-color: #3a414a; } }
