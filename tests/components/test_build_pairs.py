@@ -19,7 +19,9 @@ from components.build_pairs.contrast import (
 )
 from components.build_pairs.stage import build_pairs, choose_prompts
 from equilibrate_core.artifacts import read_manifest
+from equilibrate_core.completions import Completion
 from equilibrate_core.errors import DataError, ModelError, StageError
+from equilibrate_core.generator_config import Sampling
 from equilibrate_core.records import LabelledPrompt, Pair, digest
 from equilibrate_core.scorer import ScorerConstants, new_scorer_model, save_scorer
 from equilibrate_core.tables import read_dataset
@@ -144,10 +146,19 @@ def test_free_prompts_become_pairs_that_join_the_others(
 
 
 def test_answers_that_were_cut_become_no_pairs(
-    tmp_path: Path, parts: dict[str, Path], scorers: dict[str, Path], tiny_model: Path
+    tmp_path: Path,
+    parts: dict[str, Path],
+    scorers: dict[str, Path],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Training would put an end-of-turn token behind them."""
-    built, metrics = build(tmp_path, parts, scorers, tiny_model, sampling={"max_tokens": 2})
+
+    def cut_answer(text: str, sampling: Sampling) -> Completion:
+        return Completion(digest([text, sampling.seed]), "length", 8)
+
+    monkeypatch.setattr(stage, "open_generator", opener(FakeGenerator(cut_answer)))
+    built, metrics = build(tmp_path, parts, scorers, tiny_model)
     assert built == []
     assert metrics["num_cut_answers"] == 36
     assert metrics[f"num_{TOO_FEW}"] == 6
