@@ -26,6 +26,7 @@ from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.judged_text import break_markup
 from equilibrate_core.label_tokens import logps_in_json
+from equilibrate_core.records import storable_text
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 60.0
@@ -37,6 +38,11 @@ FATAL = {
 CHOICE_FIELD = "answer"
 OVERLOADED = (429, 503)
 TOP_LOGPROBS = 20  # the most that OpenAI's and vllm's servers give by default
+MALFORMED = (
+    *(ValueError, KeyError, IndexError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),  # 1e999 tokens, a thousand brackets
+)
+"""What reading a server's JSON can raise when it is not laid out as it should be."""
 
 
 class EndpointGenerator:
@@ -199,15 +205,22 @@ def read_completion(body: str, request: dict[str, Any]) -> Completion:
         choice = answer["choices"][0]
         text, reason = choice["message"]["content"], choice["finish_reason"]
         num_tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise BrokenAnswer(f"the answer is not a chat completion: {body[:80]!r}") from error
     if reason not in ("stop", "length") or not isinstance(text, str):
         return failed(f"the endpoint gave no text: finish_reason {reason!r}")
-    logps = None
-    if request.get("logprobs"):
-        tokens = (choice.get("logprobs") or {}).get("content") or ()
-        logps = logps_in_json(tokens, request["response_format"]["json_schema"]["schema"])
-    return Completion(text, reason, num_tokens, label_logps=logps)
+    logps = _label_logps(choice, request)
+    return Completion(storable_text(text), reason, num_tokens, label_logps=logps)
+
+
+def _label_logps(choice: dict[str, Any], request: dict[str, Any]) -> dict[str, float] | None:
+    if not request.get("logprobs"):
+        return None
+    schema = request["response_format"]["json_schema"]["schema"]
+    try:
+        return logps_in_json((choice.get("logprobs") or {}).get("content") or (), schema)
+    except MALFORMED as error:
+        raise BrokenAnswer(f"the answer's log-probabilities are malformed: {error!r}") from error
 
 
 def choices_schema(choices: Sequence[str]) -> JsonSchema:
@@ -227,7 +240,7 @@ def unwrap_choice(completion: Completion, choices: Sequence[str]) -> Completion:
     try:
         answer = json.loads(completion.text)
         choice = answer[CHOICE_FIELD] if set(answer) == {CHOICE_FIELD} else None
-    except (ValueError, TypeError):
+    except MALFORMED:
         choice = None
     if not isinstance(choice, str) or choice not in choices:
         return failed(f"the answer is none of {list(choices)}: {completion.text[:80]!r}")

@@ -83,6 +83,8 @@ class Booth:
         schema = verdict_schema(self.question, config.rationale_chars) if config.rationale else None
         choices = None if schema else self.question.labels
         asked = {**sampling.model_dump(), "schema": schema, "choices": choices}
+        if self.config.judge.endpoint_url:  # two servers may call their models alike
+            asked["url"] = self.config.judge.endpoint_url
         keys = [answer_key(self.judge, message.content, asked) for message in messages]
         known = self.ledger.known if self.ledger else {}
         # A text that occurs twice is asked once.

@@ -30,7 +30,8 @@ class JudgeConfig(StageConfig):
     calibration, arXiv 2102.09690), which takes away its leaning to one label. Needs label
     log-probabilities, `rationale: false` and one vote."""
     shard_size: int = Field(default=4096, ge=1)
-    """Rows put to the judge at once; bounds the memory their prompts take."""
+    """Rows put to the judge at once; bounds the memory their prompts take. In-process vllm hands
+    over a shard's answers together: a run that is killed asks at most one shard of it again."""
     progress_dir: str | None = None
     """Folder for the answers of an unfinished run, so that the next attempt asks for the missing
     ones only: a mounted volume where a retried task finds an empty disk. None keeps them beside

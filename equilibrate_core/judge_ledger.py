@@ -5,7 +5,9 @@ models or rows are therefore asked anew, and row order or shards do not matter.
 """
 
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -28,10 +30,15 @@ class Ledger:
         self._file: TextIO | None = None
 
     @classmethod
-    def beside(cls, output: Path, progress_dir: str | None) -> "Ledger":
-        """Ledger of the stage that writes `output`: next to it, or inside `progress_dir`."""
-        folder = output.parent if progress_dir is None else Path(progress_dir)
-        return cls(folder / f".{output.name}.progress")
+    def beside(cls, output: Path, progress_dir: str | None, inputs: Mapping[str, str]) -> "Ledger":
+        """Ledger of the stage that writes `output`: next to it, or inside `progress_dir`.
+
+        There the digests of the stage's inputs are part of the name: the judges of several
+        models' answers run at once, on the same volume.
+        """
+        if progress_dir is None:
+            return cls(output.parent / f".{output.name}.progress")
+        return cls(Path(progress_dir) / f".{output.name}-{digest(dict(inputs))}.progress")
 
     def __enter__(self) -> "Ledger":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -39,10 +46,11 @@ class Ledger:
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         whole = [line for line in lines if line.endswith(b"\n")]
         if len(whole) < len(lines):  # the line during which the last attempt died
-            path.write_bytes(b"".join(whole))
+            os.truncate(path, sum(map(len, whole)))
         for line in whole:
-            key, fields = json.loads(line)
-            self.known[key] = Completion(**fields)
+            with suppress(ValueError, TypeError):  # a line the disk spoilt is asked again
+                key, fields = json.loads(line)
+                self.known[key] = Completion(**fields)
         self._file = path.open("a", encoding="utf-8")
         return self
 

@@ -12,7 +12,7 @@ from typing import Any
 from equilibrate_core.completions import Completion, JsonSchema
 from equilibrate_core.judge_config import JudgeConfig
 from equilibrate_core.judged_text import conversation_text, cut_middle, fence, fence_key
-from equilibrate_core.records import Message
+from equilibrate_core.records import Message, storable_text
 
 Parts = Mapping[str, str | Sequence[Message]]
 """What is judged, by the name its fence carries: `CONVERSATION`, `ANSWER`, …"""
@@ -99,14 +99,14 @@ def read_verdict(
         raise ValueError(f"the verdict did not end within {config.max_tokens} tokens")
     try:
         answer = json.loads(text, object_pairs_hook=_unique_keys, strict=False)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error}): {text[:80]!r}") from error
     if not isinstance(answer, dict) or set(answer) != {"rationale", question.field}:
         raise ValueError(f"not an object of rationale and {question.field}: {text[:80]!r}")
     label, rationale = answer[question.field], answer["rationale"]
     if not isinstance(rationale, str) or label not in question.labels:
         raise ValueError(f"{question.field} is none of {list(question.labels)}: {text[:80]!r}")
-    return label, rationale.strip()[: config.rationale_chars]
+    return label, storable_text(rationale.strip()[: config.rationale_chars])
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class LabelledPrompt(Prompt):
     category: Category | None
     rationale: str
     confidence: float | None
-    """Share of the valid votes that agree with `category`; None with fewer than two votes."""
+    """Probability of `category` where the judge tells log-probs; else the share of the valid votes
+    that agree with it, None with fewer than two."""
     votes: dict[str, int]
     """Valid votes per category."""
     status: Literal["scored", "unscored"]
@@ -145,6 +146,14 @@ class Verdict(Record):
 def normalise_text(text: str) -> str:
     """Text as it counts for identity: outer and repeated white space folded, case kept."""
     return " ".join(text.split())
+
+
+def storable_text(text: str) -> str:
+    """`text` with `?` for halves of surrogate pairs.
+
+    JSON may hold them (an emoji that a length limit cut in two), Parquet may not.
+    """
+    return text.encode("utf-8", "replace").decode()
 
 
 def prompt_id(messages: Sequence[Message]) -> str:

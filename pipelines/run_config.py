@@ -15,7 +15,7 @@ from components.judge_responses.config import JudgeResponsesConfig
 from components.publish_model.config import PublishModelConfig
 from components.record_run.config import RecordRunConfig
 from components.resolve_inputs.config import ResolveInputsConfig
-from components.score_benchmarks.config import ScoreBenchmarksConfig
+from components.score_benchmarks.config import HUB, ScoreBenchmarksConfig
 from components.score_tokens.config import ScoreTokensConfig
 from components.train_policy.config import TrainPolicyConfig
 from components.train_scorer.config import TrainScorerConfig
@@ -112,7 +112,15 @@ class RunConfig(Config):
         """What the study trains beside the run's own policy."""
         if self.study is None:
             return None
-        return plan_study(self.study, self.assemble_dataset, self.train_policy)
+        return plan_study(self.study, self.assembly, self.train_policy)
+
+    @property
+    def assembly(self) -> AssembleDatasetConfig:
+        """The section, its decontamination told where the run's benchmarks are."""
+        section, uri = self.assemble_dataset, self.score_benchmarks.data_uri
+        if section.benchmarks_uri or uri == HUB:
+            return section
+        return section.model_copy(update={"benchmarks_uri": uri})
 
     @property
     def max_nodes(self) -> int:

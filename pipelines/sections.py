@@ -23,7 +23,7 @@ def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
         "import_model_config": to_json(config.import_model),
         "judge_model_config": to_json(config.judge_model or config.import_model),
         "classify_prompts_config": to_json(config.classify_prompts),
-        "assemble_dataset_config": to_json(config.assemble_dataset),
+        "assemble_dataset_config": to_json(config.assembly),
         "reward_model_config": to_json(config.train_scorer.reward),
         "cost_model_config": to_json(config.train_scorer.cost),
         "eval_cost_model_config": to_json(config.train_scorer.eval_cost),

@@ -17,6 +17,9 @@ NUM_BANDS = 24
 """24 bands of 4 rows: texts of Jaccard 0.6 meet with probability 0.964, of 0.7 with 0.998."""
 MIN_CONTAINED_BYTES = 24
 """Shorter evaluation prompts ("hi", "why not?") occur in others without giving anything away."""
+HEAD_CHARS = 24
+"""Texts are searched for by their beginnings: an automaton of 48,000 whole benchmark questions
+takes 7 s and 0.6 GB, one of their beginnings half a second."""
 Kind = Literal["equal", "contains", "similar"]
 
 
@@ -50,11 +53,20 @@ def _containing(training: pl.Series, evaluation: pl.Series) -> dict[int, str]:
     patterns = evaluation.filter(evaluation.str.len_bytes() >= MIN_CONTAINED_BYTES).unique().sort()
     if not len(patterns):
         return {}
+    by_head: defaultdict[str, list[str]] = defaultdict(list)
+    for pattern in patterns:
+        by_head[pattern[:HEAD_CHARS]].append(pattern)
+    heads = pl.Series(list(by_head), dtype=pl.String).implode()
     frame = training.alias("text").to_frame().with_row_index("i")
-    found = frame.filter(pl.col("text").str.contains_any(patterns.implode())).select(
-        "i", pl.col("text").str.extract_many(patterns.implode()).list.first()
+    suspects = frame.filter(pl.col("text").str.contains_any(heads)).with_columns(
+        pl.col("text").str.extract_many(heads, overlapping=True).list.unique().alias("heads")
     )
-    return dict(found.iter_rows())
+    found: dict[int, str] = {}
+    for i, text, begun in suspects.iter_rows():
+        whole = [pattern for head in begun for pattern in by_head[head] if pattern in text]
+        if whole:
+            found[i] = min(whole)
+    return found
 
 
 def _similar(training: pl.Series, evaluation: pl.Series, threshold: float) -> dict[int, Match]:

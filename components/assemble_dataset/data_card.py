@@ -14,6 +14,11 @@ from equilibrate_core.artifacts import Counts
 from equilibrate_core.records import Pair
 
 LENGTHS = ("prompt_chars", "chosen_chars", "rejected_chars")
+INTRODUCTION = (
+    "What assemble_dataset read, what it left out and why, and what is in its three outputs. "
+    "Lengths are in characters; a prompt's script says which languages it may be in."
+)
+_ESCAPED = str.maketrans({c: "\\" + c for c in "\\|`*["} | {"<": "&lt;", ">": "&gt;"})
 Card = Mapping[str, Any]
 Cells = Sequence[Any]
 
@@ -68,7 +73,7 @@ def sections(card: Card) -> list[tuple[str, Cells, list[Cells]]]:
 
 def to_markdown(card: Card, examples: Sequence[Pair]) -> str:
     """The card as a Markdown page; examples are masked for good, the HTML page can show them."""
-    lines = ["# Data card", "", f"Selection: **{card['selection']}**.", ""]
+    lines = ["# Data card", "", INTRODUCTION, "", f"Selection: **{card['selection']}**.", ""]
     for title, header, rows in sections(card):
         lines += [f"## {title}", "", *(_table(header, rows) if rows else ["None."]), ""]
     if examples:
@@ -132,5 +137,5 @@ def _table(header: Cells, rows: Iterable[Cells]) -> list[str]:
 
 
 def _line(cells: Cells) -> str:
-    shown = (str(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in cells)
+    shown = (str(cell).translate(_ESCAPED) for cell in cells)
     return "| " + " | ".join(shown) + " |"

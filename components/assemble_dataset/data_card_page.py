@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jinja2 import Environment
 
-from components.assemble_dataset.data_card import Card, masked, sections
+from components.assemble_dataset.data_card import INTRODUCTION, Card, masked, sections
 from equilibrate_core.records import Pair
 
 # <details> opens by click, Enter or Space in every browser, without a script.
@@ -26,7 +26,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #d5dae0; padding: .25rem .75rem; text-align: left; }
 td + td, th + th { text-align: right; }
 details { border: 1px solid #d5dae0; border-radius: 4px; margin: .5rem 0; padding: .5rem .75rem; }
-summary { cursor: pointer; } summary:focus-visible { outline: 2px solid #1f5fbf; }
+summary { cursor: pointer; overflow-wrap: anywhere; }
+summary:focus-visible { outline: 2px solid #1f5fbf; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .25rem 0 .75rem; }
 @media (prefers-color-scheme: dark) { body { color: #e6e9ed; background: #14171b; }
   th, td, details { border-color: #3a414a; } }
@@ -35,6 +36,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .25rem 0 .75rem; }
 <body>
 <main>
 <h1>Data card</h1>
+<p>{{ introduction }}</p>
 <p>Selection: <strong>{{ card.selection }}</strong>.</p>
 {% for title, header, rows in sections %}
 <h2>{{ title }}</h2>
@@ -70,4 +72,5 @@ def to_html(card: Card, examples: Sequence[Pair]) -> str:
     """The card as a page of its own."""
     template = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     hinted = [(pair, masked(pair.messages[-1].content, 60)) for pair in examples]
-    return template.render(card=card, sections=sections(card), examples=hinted)
+    tables = sections(card)
+    return template.render(card=card, introduction=INTRODUCTION, sections=tables, examples=hinted)

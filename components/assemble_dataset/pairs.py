@@ -17,15 +17,27 @@ from equilibrate_core.tables import TableWriter, dataset_draft, dataset_files, g
 
 ROWS_PER_PASS = 200_000
 """Whole rows held in memory at once while they are copied."""
-CHINESE, LATIN = r"[\u3400-\u9fff]", r"\p{Latin}"
+CONTENT = ("messages", "chosen", "rejected", "chosen_is_safe", "rejected_is_safe")
+SCRIPTS = {  # the first that occurs counts: Japanese has Han characters, all have Latin ones
+    "ja": r"[\u3041-\u30ff]",
+    "ko": r"\p{Hangul}",
+    "zh": r"\p{Han}",
+    "cyrillic": r"\p{Cyrillic}",
+    "arabic": r"\p{Arabic}",
+    "devanagari": r"\p{Devanagari}",
+    "thai": r"\p{Thai}",
+    "latin": r"\p{Latin}",
+}
 Parts = Mapping[str, pl.DataFrame]
 
 
 def read_pairs(artifact: Path) -> pl.DataFrame:
-    """One row per pair: position, ids, dimension, source, hashes and lengths of its answers."""
+    """One row per pair: position, ids, dimension, source, hashes, lengths and script."""
     last = pl.col("messages").list.last().struct.field("content")
-    script = pl.when(last.str.contains(CHINESE)).then(pl.lit("zh"))
-    script = script.when(last.str.contains(LATIN)).then(pl.lit("latin")).otherwise(pl.lit("other"))
+    script = pl.coalesce(
+        *(pl.when(last.str.contains(p)).then(pl.lit(name)) for name, p in SCRIPTS.items()),
+        pl.lit("other"),
+    )
     return (
         pl.scan_parquet(dataset_files(artifact), row_index_name="position")
         .select(
@@ -36,6 +48,7 @@ def read_pairs(artifact: Path) -> pl.DataFrame:
             "source",
             first=_identity("chosen").hash(),
             second=_identity("rejected").hash(),
+            content=pl.struct(*CONTENT).hash(),
             chosen_chars=pl.col("chosen").str.len_chars(),
             rejected_chars=pl.col("rejected").str.len_chars(),
             prompt_chars=last.str.len_chars(),

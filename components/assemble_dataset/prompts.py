@@ -3,7 +3,8 @@
 labelled prompts -> id, category, reason. Independent of the order of the rows:
 - Prompts whose normalised texts are equal share one label: the commonest among them; a tie leaves
   them unlabelled, so that they fill no quota. Conflicts are counted.
-- Prompts equal to, containing or like an evaluation prompt go (`contaminated`).
+- Prompts equal to, containing or like an evaluation prompt or a benchmark's question go
+  (`contaminated`).
 - Of near-duplicates one stays: one with pairs before one without, a labelled one before an
   unlabelled one, then the smallest id. It keeps its own label; differing labels are counted.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from components.assemble_dataset.benchmark_questions import benchmark_questions
 from components.assemble_dataset.config import AssembleDatasetConfig
 from components.assemble_dataset.contamination import contaminated
 from components.assemble_dataset.near_duplicates import duplicate_of
@@ -56,7 +58,9 @@ def judge_prompts(
     training = prompts.filter(pl.col("suite").is_null()).sort(
         ~pl.col("has_pairs"), pl.col("category").is_null(), "id"
     )
-    training, matches = _decontaminate(training, evaluation, config)
+    benchmarks = benchmark_questions(config.benchmarks_uri)
+    forbidden = pl.concat([evaluation.select("suite", "text"), benchmarks])
+    training, matches = _decontaminate(training, forbidden, config)
     training, num_relabelled = _deduplicate(training, config)
     judged = pl.concat(
         [evaluation.with_columns(reason=pl.lit(EVALUATION)), training], how="diagonal"
@@ -65,6 +69,7 @@ def judge_prompts(
         "read": len(rows),
         "repeated_ids": len(rows) - len(prompts),
         "label_conflicts_among_equal_texts": num_conflicts,
+        "benchmark_questions_compared": len(benchmarks),
         **{r: judged["reason"].eq(r).sum() for r in (EVALUATION, CONTAMINATED, NEAR_DUPLICATE)},
         "near_duplicates_with_other_label": num_relabelled,
         "usable": judged["reason"].null_count(),

@@ -1,8 +1,8 @@
 """FDC's choices as pure functions on frames: who gets which prompt, what fills the quotas.
 
 Frames hold one row per pair: position (in the input), id, prompt_id, dimension, source, category,
-first and second (hashes of the normalised answers). Everything depends on ids and the seed alone,
-never on the order of the input.
+first and second (hashes of the normalised answers), content (hash of all texts and flags).
+Everything depends on ids and the seed alone, never on the order of the input.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ def split_prompts(prompt_ids: pl.Series, config: AssembleDatasetConfig) -> pl.Da
 
 def each_once(pairs: pl.DataFrame, counts: Counts) -> pl.DataFrame:
     """Pairs without repeated ids; the repeats are counted."""
-    # Rows of one id differ in white space or source at most; which one stays must not be chance.
-    ordered = pairs.sort("id", "source", "chosen_chars", "rejected_chars", "prompt_chars")
+    # Rows of one id differ in white space, source and safety flags; which stays must not be chance.
+    ordered = pairs.sort("id", "source", "content")
     kept = ordered.unique("id", keep="first", maintain_order=True)
     if len(kept) < len(pairs):
         counts.drop("exact_duplicate_pair", len(pairs) - len(kept))

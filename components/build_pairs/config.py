@@ -19,7 +19,8 @@ class BuildPairsConfig(StageConfig):
     generator: GeneratorConfig = GeneratorConfig()
     """Where the base model runs."""
     sampling: Sampling = Sampling(temperature=1.0, max_tokens=256)
-    """How answers are drawn; its seed and the stage's are added, each sample has its own."""
+    """How answers are drawn; its seed and the stage's are added, each sample has its own. Answers
+    that `max_tokens` cut are left out and counted."""
     batch_size: int = Field(default=16, ge=1)
     """Answers scored at once."""
     max_length: int = Field(default=512, ge=8)

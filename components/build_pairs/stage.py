@@ -56,7 +56,12 @@ def build_pairs(
     counts = Counts(read=len(known) + len(prompts))
     built: list[Pair] = []
     for prompt, *columns in zip(prompts, samples, rewards, costs, strict=True):
-        answers = [Answer(c.text, r, k) for c, r, k in zip(*columns, strict=True) if not c.error]
+        # Training ends every answer: a cut one would teach to stop in mid-sentence.
+        answers = [
+            Answer(completion.text, reward, cost)
+            for completion, reward, cost in zip(*columns, strict=True)
+            if not completion.error and completion.finish_reason == "stop"
+        ]
         found = contrast(answers)
         if isinstance(found, str):
             counts.drop(found)
@@ -66,6 +71,7 @@ def build_pairs(
     metrics: Metrics = {
         "num_prompts": len(prompts),
         "num_answers": sum(len(row) for row in samples),
+        "num_cut_answers": sum(c.finish_reason == "length" for row in samples for c in row),
         "num_built_pairs": len(built),
         **{f"num_{reason}": counts.dropped.get(reason, 0) for reason in NO_PAIR},
     }

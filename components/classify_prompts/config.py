@@ -45,12 +45,24 @@ class ClassifyPromptsConfig(JudgeConfig):
     judge: CategoryJudge = CategoryJudge()
     """Who sorts the prompts, and where it runs."""
     other_judges: tuple[GeneratorConfig, ...] = ()
-    """Further judges; each casts `votes` votes of its own, and the commonest answer of all wins."""
+    """Further judges; each casts `votes` votes of its own, and the commonest answer of all wins.
+    A tie goes to the first vote of `judge` if it is part of it and leaves the row unscored
+    otherwise. In-process judges all run `judge_model`, so at most one of all can be that."""
     prompt: Literal["category_v1", "category_zh_v1"] = "category_v1"
     """Prompt file put to the judge: definitions and rules in English or in Chinese, with worked
     examples in both languages. Records name it."""
     classifier: ClassifierConfig = ClassifierConfig()
     """How `judge.kind: classifier` learns; `llm` ignores it."""
+
+    @model_validator(mode="after")
+    def _judges_differ(self) -> "ClassifyPromptsConfig":
+        judges = [(j.endpoint_url, j.endpoint_model) for j in (self.judge, *self.other_judges)]
+        if len(set(judges)) < len(judges):
+            raise ValueError(
+                "other_judges: the same judge twice would count its votes twice; raise votes, or "
+                "name another endpoint"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source_of_labels(self) -> "ClassifyPromptsConfig":

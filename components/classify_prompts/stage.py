@@ -24,7 +24,7 @@ def classify_prompts(
     """Sort every prompt into EHD, IHD, MHD or NONE and measure agreement with gold labels."""
     run = start_stage("classify_prompts", config, prompts=prompts, judge_model=judge_model)
     rows = read_dataset(prompts, Prompt)
-    with Ledger.beside(labelled_prompts, config.progress_dir) as ledger:
+    with Ledger.beside(labelled_prompts, config.progress_dir, run.inputs) as ledger:
         if config.judge.kind == "classifier":
             from components.classify_prompts.learned import learn_and_label
 

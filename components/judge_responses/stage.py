@@ -64,7 +64,7 @@ def judge_responses(
         else []
     )
     tasks += [safety_task(answer) for answer, _ in labelled]
-    ledger = Ledger.beside(verdicts, config.progress_dir)
+    ledger = Ledger.beside(verdicts, config.progress_dir, run.inputs)
     rows, num_cut = judge_tasks(config, tasks, judge_model, run.inputs["judge_model"], ledger)
     for kind, path in (("reward", reward_model), ("cost", cost_model)):
         scored = [*answers, *(a for a, _ in labelled)] if kind == "cost" else answers

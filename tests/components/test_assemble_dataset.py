@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import combinations
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +10,9 @@ import pytest
 
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
 from components.assemble_dataset.selection import in_one_order, stratified
+from components.assemble_dataset.shingling import jaccard, normalised
 from components.assemble_dataset.stage import assemble_dataset
+from equilibrate_core import tables
 from equilibrate_core.artifacts import Counts, read_manifest
 from equilibrate_core.errors import StageError
 from equilibrate_core.records import CATEGORIES, Category, LabelledPrompt, Message, Pair, prompt_id
@@ -108,6 +111,55 @@ def test_the_order_of_the_input_does_not_matter(tmp_path: Path) -> None:
     assert first == second
 
 
+def rows_that_differ_little() -> tuple[list[LabelledPrompt], list[Pair]]:
+    """Copies with other labels, white space, case, suites, safety flags, orders."""
+    prompts, pairs = data()
+    for i in range(30):
+        prompts.append(labelled(question(i).replace(" ", "  "), CATEGORIES[(i + i // 7) % 4]))
+        prompts.append(labelled(question(i).upper(), CATEGORIES[i * 3 % 4] if i % 3 else None))
+        suite = "harmful" if i % 10 == 5 else None
+        prompts.append(labelled(question(i) + " Please!", None, suite=suite))
+        good, bad = f"good answer {i}", f"bad answer {i}"
+        pairs.append(make_pair(question(i).upper(), f"other {i}", f"else {i}"))
+        pairs.append(make_pair(question(i), bad, good, dimension="helpful", safe=(False, True)))
+        spaced = (good.replace(" ", "  ", 1), "  ".join(good.rsplit(" ", 1)))
+        flags = ((True, False), (True, None), (None, False))
+        for chosen, safe in ((c, f) for c in spaced for f in flags):
+            pairs.append(make_pair(question(i), chosen, bad, safe=safe, source=f"source{i % 3}"))
+    return prompts, pairs
+
+
+def test_neither_rows_nor_files_of_the_input_may_stand_in_another_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for seed, rows_per_file in ((0, 50_000), (1, 7), (2, 61)):
+        prompts, pairs = rows_that_differ_little()
+        random.Random(seed).shuffle(prompts)
+        random.Random(seed + 9).shuffle(pairs)
+        with monkeypatch.context() as files:
+            files.setattr(tables, "ROWS_PER_FILE", rows_per_file)
+            folder = tmp_path / str(seed)
+            parts, metrics = assemble(folder, prompts, pairs, quotas=Quotas(EHD=9, IHD=9, MHD=9))
+        pages = [(folder / "card.md").read_text()]
+        pages += [
+            (folder / "train_pairs" / name).read_text()
+            for name in ("data_card.json", "data_card.html", "free_prompts.csv")
+        ]
+        found.append((parts, metrics, pages))
+    assert found[0][1]["prompts_label_conflicts_among_equal_texts"] > 0
+    assert found[0] == found[1] == found[2]
+
+
+def test_no_prompt_of_one_output_is_like_one_of_another(tmp_path: Path) -> None:
+    parts, _ = assemble(tmp_path, *rows_that_differ_little(), quotas=Quotas(EHD=99))
+    texts = [
+        set(normalised(pl.Series([p.messages[0].content for p in parts[name]]))) for name in OUTPUTS
+    ]
+    for one, other in combinations(texts, 2):
+        assert max(jaccard(a, b) for a in one for b in other) < 0.8
+
+
 def test_the_seed_matters(tmp_path: Path) -> None:
     first, _ = assemble(tmp_path / "a", *data())
     second, _ = assemble(tmp_path / "b", *data(), seed=1)
@@ -133,6 +185,23 @@ def test_a_prompt_that_contains_an_evaluation_prompt_is_contaminated(tmp_path: P
     assemble(tmp_path, prompts, pairs)
     assert dropped(tmp_path)["contaminated"] == 1
     assert card_of(tmp_path)["contamination"] == {"harmful": {"contains": 1}}
+
+
+def test_prompts_that_give_a_benchmarks_question_away_stay_out(tmp_path: Path) -> None:
+    prompts, pairs = data()
+    folder = tmp_path / "benchmarks/gsm8k"
+    folder.mkdir(parents=True)
+    rows = [{"question": question(number), "answer": "7"} for number in (0, 500)]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    wrapped = "Solve this for me, step by step, in a friendly voice: " + question(500)
+    prompts.append(labelled(wrapped, "NONE"))
+    pairs.append(make_pair(wrapped, "no", "yes"))
+    parts, _ = assemble(tmp_path, prompts, pairs, benchmarks_uri=str(tmp_path / "benchmarks"))
+    used = {p.prompt_id for part in parts.values() for p in part}
+    assert not used & {prompts[0].id, prompts[-1].id}
+    card = card_of(tmp_path)
+    assert card["contamination"] == {"benchmark gsm8k": {"contains": 1, "equal": 1}}
+    assert card["prompts"]["benchmark_questions_compared"] == 2
 
 
 def test_a_repeated_prompt_keeps_its_pairs_and_the_commonest_label(tmp_path: Path) -> None:

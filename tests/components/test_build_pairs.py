@@ -7,6 +7,7 @@ import pytest
 
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
 from components.assemble_dataset.stage import assemble_dataset
+from components.build_pairs import stage
 from components.build_pairs.config import BuildPairsConfig
 from components.build_pairs.contrast import (
     ALL_SAFE,
@@ -18,12 +19,15 @@ from components.build_pairs.contrast import (
 )
 from components.build_pairs.stage import build_pairs, choose_prompts
 from equilibrate_core.artifacts import read_manifest
+from equilibrate_core.completions import Completion
 from equilibrate_core.errors import DataError, ModelError, StageError
-from equilibrate_core.records import LabelledPrompt, Pair
+from equilibrate_core.generator_config import Sampling
+from equilibrate_core.records import LabelledPrompt, Pair, digest
 from equilibrate_core.scorer import ScorerConstants, new_scorer_model, save_scorer
 from equilibrate_core.tables import read_dataset
 from tests.components.scoring_fixtures import as_dataset
 from tests.components.test_assemble_dataset import data, labelled, question
+from tests.fake_generator import FakeGenerator, opener
 from tests.tiny_model import as_artifact
 
 PARTS = ("scorer_pairs", "train_pairs", "eval_pairs")
@@ -94,6 +98,13 @@ def scorers(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
+@pytest.fixture
+def finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base model that ends its answers, which a random one never does."""
+    speaker = FakeGenerator(lambda text, sampling: digest([text, sampling.seed]))
+    monkeypatch.setattr(stage, "open_generator", opener(speaker))
+
+
 def config_of(**fields: object) -> BuildPairsConfig:
     generator = {"backend": "transformers", "dtype": "float32", "max_model_len": 512}
     sampling = {"temperature": 1.0, "max_tokens": 8}
@@ -118,6 +129,7 @@ def build(
     return [pair for pair in rows if pair.id not in known], metrics
 
 
+@pytest.mark.usefixtures("finished")
 def test_free_prompts_become_pairs_that_join_the_others(
     tmp_path: Path, parts: dict[str, Path], scorers: dict[str, Path], tiny_model: Path
 ) -> None:
@@ -133,6 +145,26 @@ def test_free_prompts_become_pairs_that_join_the_others(
     counts.check()
 
 
+def test_answers_that_were_cut_become_no_pairs(
+    tmp_path: Path,
+    parts: dict[str, Path],
+    scorers: dict[str, Path],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Training would put an end-of-turn token behind them."""
+
+    def cut_answer(text: str, sampling: Sampling) -> Completion:
+        return Completion(digest([text, sampling.seed]), "length", 8)
+
+    monkeypatch.setattr(stage, "open_generator", opener(FakeGenerator(cut_answer)))
+    built, metrics = build(tmp_path, parts, scorers, tiny_model)
+    assert built == []
+    assert metrics["num_cut_answers"] == 36
+    assert metrics[f"num_{TOO_FEW}"] == 6
+
+
+@pytest.mark.usefixtures("finished")
 def test_built_pairs_share_no_prompt_with_any_part(
     tmp_path: Path, parts: dict[str, Path], scorers: dict[str, Path], tiny_model: Path
 ) -> None:
@@ -156,6 +188,7 @@ def test_the_number_of_prompts_is_bounded_per_category(parts: dict[str, Path]) -
     assert sorted(str(p.category) for p in chosen) == ["EHD", "EHD", "NONE", "NONE"]
 
 
+@pytest.mark.usefixtures("finished")
 def test_the_same_seed_gives_the_same_pairs_and_another_does_not(
     tmp_path: Path, parts: dict[str, Path], scorers: dict[str, Path], tiny_model: Path
 ) -> None:

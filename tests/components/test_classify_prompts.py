@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from kfp import dsl
+from pydantic import ValidationError
 
 from components.classify_prompts import panel, stage
 from components.classify_prompts.config import ClassifyPromptsConfig
@@ -258,6 +259,38 @@ def test_several_judges_pool_their_votes(prompts: Path, judge_model: Path, tmp_p
     assert rows[0].votes == {"EHD": 1, "MHD": 2}
     assert rows[0].confidence == pytest.approx(2 / 3)
     assert rows[0].judge == "one + two + three / category_v1"
+
+
+def test_a_judge_that_is_named_twice_is_refused() -> None:
+    endpoint = {"backend": "endpoint", "endpoint_url": "http://one/v1", "endpoint_model": "m"}
+    elsewhere = {**endpoint, "endpoint_url": "http://two/v1"}
+    ClassifyPromptsConfig.model_validate({"judge": endpoint, "other_judges": [elsewhere, {}]})
+    for judge, others in ((endpoint, [endpoint]), ({}, [{"backend": "transformers"}])):
+        with pytest.raises(ValidationError, match="same judge twice"):
+            ClassifyPromptsConfig.model_validate({"judge": judge, "other_judges": others})
+
+
+def test_two_judges_who_differ_leave_the_decision_to_the_first(
+    prompts: Path, judge_model: Path, tmp_path: Path
+) -> None:
+    def always(category: str) -> Callable[[dict], str]:
+        return lambda body: json.dumps({"rationale": "r", "category": category})
+
+    with (
+        chat_server(key=None, answer=always("EHD")) as one,
+        chat_server(key=None, answer=always("MHD")) as two,
+    ):
+        first, second = (
+            {"backend": "endpoint", "endpoint_url": server.url, "endpoint_model": server.model}
+            for server in (one, two)
+        )
+        config = ClassifyPromptsConfig.model_validate({"judge": first, "other_judges": [second]})
+        out = tmp_path / "out"
+        classify_prompts(config, prompts=prompts, judge_model=judge_model, labelled_prompts=out)
+    rows = read_dataset(out, LabelledPrompt)
+    assert {row.category for row in rows} == {"EHD"}
+    assert rows[0].votes == {"EHD": 1, "MHD": 1}
+    assert rows[0].confidence == 0.5
 
 
 def test_kubeflow_shows_the_confusion_matrix(classify: Callable, tmp_path: Path) -> None:

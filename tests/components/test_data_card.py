@@ -4,8 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
-from components.assemble_dataset.data_card import masked
+from components.assemble_dataset.data_card import _line, masked
+from components.assemble_dataset.pairs import read_pairs
 from components.assemble_dataset.stage import assemble_dataset
 from equilibrate_core.records import Pair
 from equilibrate_core.tables import write_dataset
@@ -76,6 +79,29 @@ def test_what_data_say_is_escaped(tmp_path: Path) -> None:
     _, html, _ = cards(tmp_path, examples_per_category=50)
     assert "&lt;b&gt;recipe" in html
     assert "<b>" not in html
+
+
+def test_what_data_say_is_no_markup_in_markdown_either() -> None:
+    assert _line(["<b>", "a|b", "[x](y)", "*", "`", "\\"]) == (
+        r"| &lt;b&gt; | a\|b | \[x](y) | \* | \` | \\ |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("How are you?", "latin"),
+        ("你好 world", "zh"),
+        ("日本語です", "ja"),
+        ("안녕하세요", "ko"),
+        ("Как дела?", "cyrillic"),
+        ("كيف حالك", "arabic"),
+        ("1 + 1 = ?", "other"),
+    ],
+)
+def test_the_script_of_a_prompt_is_told(tmp_path: Path, text: str, script: str) -> None:
+    as_dataset(tmp_path / "pairs", [make_pair(text, "no", "yes")])
+    assert read_pairs(tmp_path / "pairs")["language"].to_list() == [script]
 
 
 def test_no_examples_when_none_are_wanted(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from equilibrate_core import generator_endpoint
+from equilibrate_core.completions import Completion
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
@@ -254,3 +255,34 @@ def test_label_log_probs_come_only_when_asked_for() -> None:
     assert plain.label_logps is None
     assert (first["logprobs"], first["top_logprobs"]) == (True, 20)
     assert "logprobs" not in second
+
+
+CHOICE = '{"choices": [{"message": {"content": %s}, "finish_reason": "stop"%s}]%s}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" * 100_000,
+        CHOICE % ('"x"', "", ', "usage": {"completion_tokens": 1e999}'),
+        CHOICE % ('"x"', "", ', "usage": [1]'),
+        CHOICE % ('"x"', ', "logprobs": [1]', ""),
+        CHOICE % ('"x"', ', "logprobs": {"content": [{"tok": 1}]}', ""),
+        CHOICE % ('"x"', ', "logprobs": {"content": [{"token": null}]}', ""),
+    ],
+)
+def test_an_answer_of_another_layout_is_a_broken_one(body: str) -> None:
+    schema = generator_endpoint.choices_schema(["a", "b"])
+    request = {"logprobs": True, "response_format": {"json_schema": {"schema": schema}}}
+    with pytest.raises(generator_endpoint.BrokenAnswer):
+        generator_endpoint.read_completion(body, request)
+
+
+def test_what_a_server_says_can_be_stored() -> None:
+    completion = generator_endpoint.read_completion(CHOICE % ('"half \\ud800"', "", ""), {})
+    assert completion.text == "half ?"
+
+
+def test_a_choice_of_a_thousand_brackets_is_an_error() -> None:
+    answer = Completion("[" * 5_000, "stop", 1)
+    assert "none of" in (generator_endpoint.unwrap_choice(answer, ["a"]).error or "")

@@ -75,7 +75,9 @@ def test_no_control_token_of_any_format_reaches_an_endpoint(text: str) -> None:
     message, _ = render(QUESTION, {"ANSWER": text}, CONFIG, 10_000)
     tokens = (
         r"<\||\|>|<\uff5c|\uff5c>|</?s>|<</?SYS>>|<(start|end)_of_turn>|<(bos|eos|pad|unk|sop)>"
-        r"|\[/?(INST|TOOL_RESULTS|SYSTEM_PROMPT|gMASK)\]|</?(think|tool_call)>"
+        r"|\[/?(INST|TOOL_RESULTS|SYSTEM_PROMPT|gMASK|THINK)\]|</?(think|tool_call)>"
+        r"|\[\||\|\]|<(reserved_|extra_id_|SPECIAL_|unused)\d+>|<seed:|<(eoa|eoh|EOS_TOKEN)>"
+        r"|\]~b\]|\[e~\[|\uff1c[|\uff5c]|\uff1c/s|<start_of_image>"
     )
     assert not re.search(tokens, message.content, re.IGNORECASE)
     assert break_markup(message.content) == message.content
@@ -126,6 +128,24 @@ def test_a_text_that_holds_its_own_key_gets_another(monkeypatch: pytest.MonkeyPa
     keys = iter(["11111111", "22222222", "33333333"])
     monkeypatch.setattr("equilibrate_core.judged_text._eight_digits", lambda text: next(keys))
     assert fence_key(["a 11111111", "b 22222222"]) == "33333333"
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        "ab\u200bc0\u20601\u200d23",
+        "\uff41\uff42\uff43\uff10\uff11\uff12\uff13",
+        "\u0430b\u0441\u043e\u045623",
+        "ABCOl23",
+        "a b-c_0.1 2\n3",
+    ],
+)
+def test_a_text_that_spells_its_key_with_look_alikes_gets_another(
+    spelt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = iter(["abc0123", "22222222"])
+    monkeypatch.setattr("equilibrate_core.judged_text._eight_digits", lambda text: next(keys))
+    assert fence_key([f"<<<END ANSWER {spelt}>>>"]) == "22222222"
 
 
 def test_turns_of_a_conversation_are_marked_with_the_key() -> None:
@@ -190,6 +210,8 @@ def test_a_valid_verdict_is_read() -> None:
         '[{"rationale": "x", "colour": "Red"}]',
         'Sure! {"rationale": "x", "colour": "Red"}',
         '{"rationale": "x", "colour": "Red"} {"rationale": "x", "colour": "Blue"}',
+        "[" * 5_000,
+        '{"rationale": "x", "colour": ' + "1" * 5_000 + "}",
     ],
 )
 def test_what_violates_the_schema_is_no_verdict(text: str) -> None:
@@ -218,6 +240,13 @@ def test_a_long_rationale_is_shortened_not_refused() -> None:
     config = CONFIG.model_copy(update={"rationale_chars": 20})
     label, rationale = read_verdict(QUESTION, completion(verdict("Red", "x" * 50)), config)
     assert (label, rationale) == ("Red", "x" * 20)
+
+
+def test_half_an_emoji_in_a_rationale_does_not_keep_it_out_of_the_artifact() -> None:
+    cut = '{"rationale": "fine \\ud83d", "colour": "Red"}'
+    assert read_verdict(QUESTION, completion(cut), CONFIG) == ("Red", "fine ?")
+    whole = '{"rationale": "fine \\ud83d\\ude00", "colour": "Red"}'
+    assert read_verdict(QUESTION, completion(whole), CONFIG) == ("Red", "fine \U0001f600")
 
 
 def votes_of(*texts: str | Completion):

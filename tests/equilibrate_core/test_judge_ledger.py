@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 from equilibrate_core.completions import Completion, failed
+from equilibrate_core.generator_config import GeneratorConfig
 from equilibrate_core.judge import ask
 from equilibrate_core.judge_config import JudgeConfig
 from equilibrate_core.judge_ledger import ANSWERS, Ledger, answer_key
@@ -16,6 +17,8 @@ ANSWER = Completion("Red", "stop", 1, label_logps={"Red": -0.1})
 def ask_with(
     ledger: Ledger | None, generator: FakeGenerator, *texts: str, judge: str = "j", **options
 ):
+    if judge_at := options.pop("judge_at", None):
+        options["judge"] = GeneratorConfig.model_validate(judge_at)
     config = CONFIG.model_copy(update=options)
     parts = [{"ANSWER": text} for text in texts]
     return ask(generator, QUESTION, parts, config, label="t", judge=judge, ledger=ledger)
@@ -95,9 +98,36 @@ def test_rows_are_put_to_the_judge_shard_by_shard() -> None:
 
 
 def test_a_finished_ledger_leaves_no_folder(tmp_path: Path) -> None:
-    with Ledger.beside(tmp_path / "labelled", None) as ledger:
+    with Ledger.beside(tmp_path / "labelled", None, {}) as ledger:
         assert ledger.folder == tmp_path / ".labelled.progress"
         ledger.discard()
     assert not ledger.folder.exists()
-    other = Ledger.beside(tmp_path / "labelled", str(tmp_path / "volume"))
-    assert other.folder == tmp_path / "volume" / ".labelled.progress"
+
+
+def test_stages_on_one_volume_keep_out_of_each_others_answers(tmp_path: Path) -> None:
+    """Judges of base and aligned answers run at once and write an output of the same name."""
+
+    def folder(**inputs: str) -> Path:
+        return Ledger.beside(tmp_path / "verdicts", str(tmp_path / "volume"), inputs).folder
+
+    assert folder(generations="a").parent == tmp_path / "volume"
+    assert folder(generations="a", prompts="p") == folder(prompts="p", generations="a")
+    assert folder(generations="a") != folder(generations="b")
+
+
+def test_a_line_the_disk_spoilt_is_asked_again(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.record(["a", "b"])(0, ANSWER)
+    path = tmp_path / ANSWERS
+    path.write_bytes(b"\x00\x00\xff\n{}\n3\n[1, 2]\n" + path.read_bytes())
+    with Ledger(tmp_path) as again:
+        assert again.known == {"a": ANSWER}
+
+
+def test_servers_that_call_their_models_alike_are_both_asked(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        for url in ("http://one/v1", "http://two/v1"):
+            judge = {"backend": "endpoint", "endpoint_url": url, "endpoint_model": "m"}
+            generator = red()
+            ask_with(ledger, generator, "one", judge_at=judge)
+            assert len(generator.asked) == 1
