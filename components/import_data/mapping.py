@@ -65,9 +65,12 @@ def overrides(source: Source) -> Mapping[str, Any]:
 
 
 def field_paths(source: Source, adapter: Adapter) -> Mapping[str, str]:
-    """Our field → path of the column in this source's rows."""
+    """Our field → path of the column in this source's rows.
+
+    Whether a row may lack it is the adapter's to say: a `?` in the config says nothing.
+    """
     mapped = {
-        name: f"{column}?" if adapter.fields[name].endswith("?") else column
+        name: column.removesuffix("?") + ("?" if adapter.fields[name].endswith("?") else "")
         for name, column in source.fields.items()
     }
     return {**adapter.fields, **mapped}

@@ -165,6 +165,14 @@ def test_bad_line_goes_to_quarantine_and_the_rest_is_kept(run, tmp_path, kind):
     assert bad.raw == line.decode("utf-8", "replace")[:RAW_CHARS]
 
 
+def test_a_question_mark_in_the_config_makes_no_required_field_optional(run, tmp_path):
+    rows = [{"question": "q1"}, {"other": "q2"}]
+    path = write(tmp_path / "rows.jsonl", jsonl(rows))
+    outcome = run(source(path, fields={"prompt": "question?"}))
+    assert [p.messages[0].content for p in outcome.prompts] == ["q1"]
+    assert outcome.quarantine[0].reason == "field 'question' is missing"
+
+
 def test_bad_pairs_go_to_quarantine(run, tmp_path):
     rows = [pair_row(), pair_row(chosen="same", rejected=" same"), pair_row(rejected="")]
     result = run(source(prompts_file(tmp_path / "x.jsonl", *rows), "pairs"))
