@@ -123,7 +123,10 @@ def test_both_paths_give_the_same_artifacts(tmp_path, monkeypatch, adapter, data
         ("x.json", b'[{"prompt": "a"}, {"prompt": "\\ud800"}, {"prompt": "b", "id": "\\ud800"}]'),
         ("x.json", b'[{"prompt": "a", "language": "\\ud800"}, {"prompt": "b"}]'),
         ("x.json", b'[{"prompt": "a", "references": ["\\ud800"]}, {"prompt": "b"}]'),
-        ("x.jsonl.gz", gzip.compress(b'\xef\xbb\xbf{"prompt": "a"}\r\n\n {"prompt": "b  c"} \n')),
+        (
+            "x.jsonl.gz",
+            gzip.compress(b'\xef\xbb\xbf{"prompt": "a"}\r\n\n {"prompt": "b  c"} \n', mtime=0),
+        ),
         ("x.csv", b"prompt,category,id\na,EHD,1\nb,,2\n,EHD,3\nc, ,\nd,bad,4\n"),
         ("x.jsonl", b'{"prompt": "a", "x": "\xff"}\n{"prompt": "b", "x": 1' + b"0" * 5000 + b"}\n"),
         ("x.jsonl", b'{"prompt": "a", "x": NaN}\n{"prompt": "b", "prompt": "c"}\nnull\n{}'),
