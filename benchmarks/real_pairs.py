@@ -12,6 +12,8 @@ the same command goes on from there.
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,7 @@ def main() -> int:
     parser.add_argument("--work-dir", type=Path, required=True)
     given = parser.parse_args()
     work: Path = given.work_dir
-    unless_done(
-        work / "base", lambda path: import_model(ImportModelConfig(uri="smollm2"), base_model=path)
-    )
+    unless_done(work / "base", "base_model", import_model, ImportModelConfig(uri="smollm2"))
     prepare_pairs(given, work)
     training = TrainingConfig(
         epochs=1,
@@ -85,10 +85,12 @@ SCORERS: dict[str, dict[str, Any]] = {
 """The cost model that judges the answers sees other prompts than the one that makes the masks."""
 
 
-def unless_done(path: Path, make: Callable[[Path], Any]) -> None:
-    """Make an artifact that is not there yet."""
-    if not (path / "manifest.json").exists():
-        make(path)
+def unless_done(path: Path, output: str, make: Callable[..., Any], *args: Any, **more: Any) -> None:
+    """Make an artifact that is not there yet, in a process of its own as the pipeline does."""
+    if (path / "manifest.json").exists():
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        process.submit(make, *args, **{output: path}, **more).result()
 
 
 def prepare_pairs(given: argparse.Namespace, work: Path) -> None:
@@ -102,12 +104,8 @@ def prepare_pairs(given: argparse.Namespace, work: Path) -> None:
     config = ImportDataConfig.model_validate(
         {"sources": [s | {"adapter": a} for s, a in zip(sources, adapters, strict=True)]}
     )
-    unless_done(
-        work / "pairs",
-        lambda path: import_data(
-            config, prompts=work / "prompts", pairs=path, quarantine=work / "quarantine"
-        ),
-    )
+    others = {name: work / name for name in ("prompts", "quarantine")}
+    unless_done(work / "pairs", "pairs", import_data, config, **others)
     helpful, harmless = distinct_pairs(work)
     given.helpful = min(given.helpful, len(helpful))
     needed = given.harmless + given.policy + given.held_out
@@ -140,7 +138,7 @@ def prepare_pairs(given: argparse.Namespace, work: Path) -> None:
     }
     for name, (schema, rows) in tables.items():
         unless_done(
-            work / name, lambda path, s=schema, r=rows: write_dataset(benchmark_run(), path, s, r)
+            work / name, "destination", write_dataset, benchmark_run(), record=schema, rows=rows
         )
 
 
@@ -174,7 +172,7 @@ def distinct_pairs(work: Path) -> tuple[list[Pair], list[Pair]]:
 def report_scorer(name: str, config: TrainScorerConfig, work: Path) -> None:
     """Train a scorer and TRL's on the same rows; print both held-out accuracies."""
     inputs = {"pairs": work / "scorer_pairs", "base_model": work / "base"}
-    unless_done(work / name, lambda path: train_scorer(config, scorer=path, **inputs))
+    unless_done(work / name, "scorer", train_scorer, config, **inputs)
     metrics = json.loads((work / name / "metrics.json").read_text())
     tokenizer = load_scorer(work / name).tokenizer
     rows, held_out = encode_pairs(config, read_dataset(inputs["pairs"], Pair), tokenizer, Counts())
@@ -185,7 +183,8 @@ def report_scorer(name: str, config: TrainScorerConfig, work: Path) -> None:
         return
     peer = work / f"trl_{name}"
     if not (peer / "model.safetensors").exists():
-        train_with_trl(config, rows, work / "base", peer)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            process.submit(train_with_trl, config, rows, work / "base", peer).result()
     ours, theirs = (ranked_right(folder, tokenizer, held_out) for folder in (work / name, peer))
     for who, right in (("equilibrate", ours), ("RewardTrainer", theirs)):
         print(f"  {who:14} ranking accuracy {in_words(right)}", flush=True)
@@ -254,14 +253,13 @@ def report_policies(work: Path, training: TrainingConfig) -> None:
     score_config = ScoreTokensConfig(max_length=MAX_LENGTH, precision=training.precision)
     unless_done(
         work / "scored",
-        lambda path: score_tokens(
-            score_config,
-            pairs=work / "policy_pairs",
-            reward_model=work / "reward",
-            cost_model=work / "cost",
-            reference_model=work / "base",
-            scored_pairs=path,
-        ),
+        "scored_pairs",
+        score_tokens,
+        score_config,
+        pairs=work / "policy_pairs",
+        reward_model=work / "reward",
+        cost_model=work / "cost",
+        reference_model=work / "base",
     )
     report_costs("base", work / "base", work)
     for loss in LOSSES:
@@ -272,13 +270,12 @@ def report_policies(work: Path, training: TrainingConfig) -> None:
         )
         unless_done(
             work / loss,
-            lambda path, c=config: train_policy(
-                c,
-                scored_pairs=work / "scored",
-                eval_pairs=work / "eval_pairs",
-                base_model=work / "base",
-                policy=path,
-            ),
+            "policy",
+            train_policy,
+            config,
+            scored_pairs=work / "scored",
+            eval_pairs=work / "eval_pairs",
+            base_model=work / "base",
         )
         metrics = json.loads((work / loss / "metrics.json").read_text())
         shown = ("held_out_accuracy", "held_out_loss", "held_out_kl", "held_out_log_ratio")
@@ -293,11 +290,14 @@ def report_costs(name: str, model: Path, work: Path) -> None:
     config = GenerateResponsesConfig.model_validate(
         {"model_name": name, "sampling": {"max_tokens": 96}}
     )
+    prompts = work / "answered_prompts"
     unless_done(
         work / f"answers_{name}",
-        lambda path: generate_responses(
-            config, prompts=work / "answered_prompts", model=model, generations=path
-        ),
+        "generations",
+        generate_responses,
+        config,
+        prompts=prompts,
+        model=model,
     )
     answers = list(read_dataset(work / f"answers_{name}", Generation))
     costs = score_responses(
