@@ -1,4 +1,4 @@
-"""Blocks of rows: cut, mapped ahead of their use, by columns where that is possible."""
+"""Blocks of rows: mapped ahead of their use, by columns where that is possible."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +14,8 @@ from components.import_data.config import Source
 from components.import_data.layouts import Layout, layout_of
 from components.import_data.mapped_rows import MappedRows, from_records, merged
 from components.import_data.mapping import Mapped, map_row
-from components.import_data.rows import AnyRow, JsonLine, RowError, parsed
+from components.import_data.rows import AnyRow, RowError, Rows, parsed
 
-ROWS_PER_BLOCK = 8192
-BYTES_PER_BLOCK = 8 * 2**20
 NUM_AHEAD = 2
 """Blocks mapped at the same time; the columnar steps leave Python's lock to others."""
 ItemT = TypeVar("ItemT")
@@ -28,19 +26,19 @@ ResultT = TypeVar("ResultT")
 class Block:
     """Some rows of a source and what became of each: a record, or the reason why not."""
 
-    rows: list[AnyRow]
+    rows: Rows
     mapped: MappedRows
     problems: dict[int, str]
     """Place of a row that cannot be used → the reason, in one line."""
 
 
-def mapped_blocks(source: Source, rows: Iterable[AnyRow]) -> Iterator[Block]:
-    """The rows of a source, mapped, in blocks; all of them stay in order."""
+def mapped_blocks(source: Source, blocks: Iterable[Rows]) -> Iterator[Block]:
+    """The rows of a source, mapped; all of them stay in order."""
     layout = layout_of(source)
-    yield from _ahead(lambda block: map_block(source, layout, block), _cut(rows))
+    yield from _ahead(lambda rows: map_block(source, layout, rows), blocks)
 
 
-def map_block(source: Source, layout: Layout | None, rows: list[AnyRow]) -> Block:
+def map_block(source: Source, layout: Layout | None, rows: Rows) -> Block:
     """Map rows by columns where there is a layout and they fit it, the others one by one."""
     by_columns, left = map_columns(layout, rows) if layout else (None, range(len(rows)))
     records: dict[int, Mapped] = {}
@@ -64,19 +62,6 @@ def _record(source: Source, row: AnyRow) -> Mapped:
     if raw.value is None:
         raise RowError(raw.problem)
     return map_row(source, ADAPTERS[source.adapter], raw.value)
-
-
-def _cut(rows: Iterable[AnyRow]) -> Iterator[list[AnyRow]]:
-    block: list[AnyRow] = []
-    num_bytes = 0
-    for row in rows:
-        block.append(row)
-        num_bytes += len(row.line if isinstance(row, JsonLine) else row.raw or "")
-        if len(block) >= ROWS_PER_BLOCK or num_bytes >= BYTES_PER_BLOCK:
-            yield block
-            block, num_bytes = [], 0
-    if block:
-        yield block
 
 
 def _ahead(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:

@@ -5,7 +5,9 @@ the layout's types, miss something, or hold a blank or unknown value. Nothing is
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import compress
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -18,39 +20,57 @@ from components.import_data.identities import identity, pair_ids, prompt_ids
 from components.import_data.layouts import Column, Layout
 from components.import_data.ledgers import Labels
 from components.import_data.mapped_rows import MESSAGES, PAIRS, PROMPTS, MappedRows, from_records
-from components.import_data.rows import AnyRow, RawRow
+from components.import_data.rows import AnyRow, JsonLines, RawRow, Rows
 
 Values = list[Any]
+Decoder = msgspec.json.Decoder[Any]
+LABEL_FIELDS = {"category", "label", "suite", "references", "language"}
 MAX_DIGITS = 4300
 """From here on Python refuses to read an integer, in whatever column it stands."""
 
 
-def map_columns(layout: Layout, rows: Sequence[AnyRow]) -> tuple[MappedRows, list[int]]:
+UNFIT = (msgspec.MsgspecError, UnicodeError, RecursionError)
+
+
+def map_columns(layout: Layout, rows: Rows) -> tuple[MappedRows, list[int]]:
     """The rows that can be mapped by columns, and the places of all others."""
-    decoder = msgspec.json.Decoder(layout.row)
-    decoded = ((place, _decoded(decoder, row)) for place, row in enumerate(rows))
-    fitting = {place: values for place, values in decoded if values is not None}
+    fitting = _fitting(msgspec.json.Decoder(layout.row), rows)
     if not fitting:
         return from_records({}), list(range(len(rows)))
     mapped = _Table(layout, list(fitting), list(fitting.values())).mapped()
     return mapped, sorted(set(range(len(rows))).difference(mapped.places))
 
 
-def _decoded(decoder: msgspec.json.Decoder[Any], row: AnyRow) -> tuple[Any, ...] | None:
-    """Values of the layout's columns; None if `map_row` might not see the row in this way."""
+def _fitting(decoder: Decoder, rows: Rows) -> dict[int, msgspec.Struct]:
+    """Place → columns of the rows that fit; all lines at once where none of them is odd."""
+    if isinstance(rows, JsonLines):
+        with suppress(*UNFIT):
+            return dict(enumerate(_decoded_lines(decoder, rows.lines)))
+    decoded = ((place, _decoded(decoder, row)) for place, row in enumerate(rows))
+    return {place: columns for place, columns in decoded if columns is not None}
+
+
+def _decoded(decoder: Decoder, row: AnyRow) -> msgspec.Struct | None:
+    """The layout's columns; None if `map_row` might not see the row in this way."""
     try:
-        if isinstance(row, RawRow):
-            fields = msgspec.convert(row.value, decoder.type)
-            msgspec.json.encode(fields)  # fails on a lone surrogate, which no line can bring here
-            return msgspec.structs.astuple(fields)
-        line = row.line
+        if not isinstance(row, RawRow):
+            return _decoded_lines(decoder, [row.line])[0]
+        columns = msgspec.convert(row.value, decoder.type)
+        msgspec.json.encode(columns)  # fails on a lone surrogate, which no line can bring here
+        return columns
+    except UNFIT:
+        return None
+
+
+def _decoded_lines(decoder: Decoder, lines: Sequence[bytes]) -> list[msgspec.Struct]:
+    """Columns of all lines. Raises one of UNFIT if there is a line that does not fit."""
+    for line in lines:
         if not line.isascii():
             line.decode()  # columns that nobody reads count too
+    for line in lines:
         if len(line) > MAX_DIGITS and _num_digits(line) > MAX_DIGITS:
-            return None
-        return msgspec.structs.astuple(decoder.decode(line))
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
+            raise msgspec.DecodeError("digits without end")
+    return list(map(decoder.decode, lines))
 
 
 def _num_digits(line: bytes) -> int:
@@ -60,9 +80,10 @@ def _num_digits(line: bytes) -> int:
 class _Table:
     """The fitting rows of a block, and which of them turned out to hold a surprise after all."""
 
-    def __init__(self, layout: Layout, places: list[int], rows: list[tuple[Any, ...]]) -> None:
+    def __init__(self, layout: Layout, places: list[int], rows: list[msgspec.Struct]) -> None:
         self._layout, self._places = layout, places
-        self._columns = dict(zip(layout.columns, zip(*rows, strict=True), strict=True))
+        fields = zip(layout.columns, layout.row.__struct_fields__, strict=True)
+        self._columns = {name: list(map(attrgetter(field), rows)) for name, field in fields}
         self._is_plain = np.ones(len(places), dtype=bool)
 
     def mapped(self) -> MappedRows:
@@ -137,6 +158,8 @@ class _Table:
             self._references(),
             self._metadata(),
         )
+        if not (self._layout.metadata or self._layout.fields.keys() & LABEL_FIELDS):
+            return [Labels._make(column[0] for column in columns)] * len(self._places)
         return list(map(Labels._make, zip(*columns, strict=True)))
 
     def _closed(self, name: str) -> Values:
@@ -200,7 +223,7 @@ class _Table:
     def _column(self, column: Column) -> Values:
         values, element = self._columns[column.name], column.element
         if element is None:
-            return list(values)
+            return values
         return [v[element] if v is not None and element < len(v) else None for v in values]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -103,15 +103,16 @@ class Intake:
     ) -> tuple[list[bool], list[bool]]:
         """Which prompts and pairs of a block are new; rows that turn out bad join `problems`."""
         ids = mapped.prompts["id"].to_pylist()
-        pairs = _row_pairs(mapped)
+        pairs = _pairs(mapped)
         has_own_ids = any(each is not None for each in mapped.source_ids)
         if not has_own_ids and self.prompts.add_new(ids, mapped.labels):
-            self.pairs.add_new(chain.from_iterable(pairs))
+            self.pairs.add_new(pairs)
             self.pair_counts.read += mapped.pairs.num_rows
             return [True] * len(ids), [True] * mapped.pairs.num_rows
         new_prompts: list[bool] = []
         new_pairs: list[bool] = []
-        rows = zip(mapped.places, ids, mapped.source_ids, mapped.labels, pairs, strict=True)
+        by_row = _by_row(mapped, pairs)
+        rows = zip(mapped.places, ids, mapped.source_ids, mapped.labels, by_row, strict=True)
         for place, prompt, own_id, labels, own_pairs in rows:
             if self._is_taken(source, own_id, (prompt, *(pair for pair, _ in own_pairs))):
                 problems[place] = one_line(f"duplicate id {own_id!r} with other content")
@@ -175,14 +176,20 @@ class Intake:
             self.pair_counts.quarantined += 1
 
 
-def _row_pairs(mapped: MappedRows) -> list[list[tuple[str, Flags]]]:
-    """Id and safety flags of each row's pairs."""
-    pairs = mapped.pairs
-    chosen, rejected = (pairs[name].to_pylist() for name in FLAGS)
-    items = list(zip(pairs["id"].to_pylist(), zip(chosen, rejected, strict=True), strict=True))
+def _pairs(mapped: MappedRows) -> list[tuple[str, Flags]]:
+    """Id and safety flags of each pair."""
+    chosen, rejected = (mapped.pairs[name].to_pylist() for name in FLAGS)
+    flags = zip(chosen, rejected, strict=True)
+    return list(zip(mapped.pairs["id"].to_pylist(), flags, strict=True))
+
+
+def _by_row(
+    mapped: MappedRows, pairs: list[tuple[str, Flags]]
+) -> Iterator[list[tuple[str, Flags]]]:
+    """The pairs of each row."""
     end = [mapped.places[-1] + 1] if mapped.places else [0]
-    starts = np.searchsorted(pairs["row"].to_numpy(), mapped.places + end).tolist()
-    return [items[start:end] for start, end in pairwise(starts)]
+    starts = np.searchsorted(mapped.pairs["row"].to_numpy(), mapped.places + end).tolist()
+    return (pairs[start:end] for start, end in pairwise(starts))
 
 
 def _selected(table: pa.Table, is_selected: Sequence[bool] | NDArray[np.bool_]) -> pa.Table:

@@ -1,7 +1,7 @@
 """From one file to its rows: JSONL, JSON array, CSV and Parquet, plain or gzipped.
 
 A bad row becomes a RawRow with a problem; a file that is not what its name says is a DataError.
-All but JSON arrays are streamed.
+All but JSON arrays are streamed, in blocks of rows.
 """
 
 import csv
@@ -13,21 +13,25 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
+from typing import Any, BinaryIO, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.import_data.rows import (
     BAD_UTF8,
-    AnyRow,
-    JsonLine,
+    BYTES_PER_BLOCK,
+    ROWS_PER_BLOCK,
+    JsonLines,
     RawRow,
+    Rows,
     as_object,
+    in_blocks,
     is_unicode,
 )
 from equilibrate_core.errors import DataError
 
+BOM = b"\xef\xbb\xbf"
 MAX_CSV_FIELD_CHARS = 16 * 2**20
 MIN_LINES_TO_JUDGE = 3
 """A file with at least so many lines, none of which is JSON, is no JSONL file."""
@@ -47,8 +51,8 @@ def is_readable(name: str) -> bool:
     return _suffix(name) in READERS
 
 
-def read_file(path: Path, name: str) -> Iterator[AnyRow]:
-    """Rows of a file, in order; `name` is what locations and messages call it."""
+def read_file(path: Path, name: str) -> Iterator[Rows]:
+    """Rows of a file, in order, in blocks; `name` is what locations and messages call it."""
     reader = READERS.get(_suffix(name))
     if reader is None:
         known = ", ".join(READERS)
@@ -64,25 +68,40 @@ def read_file(path: Path, name: str) -> Iterator[AnyRow]:
             yield from reader(plain, name)
 
 
-def _read_jsonl(path: Path, name: str) -> Iterator[JsonLine]:
+def _read_jsonl(path: Path, name: str) -> Iterator[Rows]:
     _refuse_binary(path, name)
-    num_lines, is_jsonl = 0, False
+    num_read, num_lines, is_jsonl = 0, 0, False
     with path.open("rb") as file:
-        for number, data in enumerate(file, start=1):
-            line = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
-            if not line or line.isspace():
-                continue
-            if number == 1 and line.strip() == b"[":
+        if file.read(len(BOM)) != BOM:
+            file.seek(0)
+        for lines in _blocks_of_lines(file):
+            if not num_read and lines[0].strip() == b"[":
                 raise DataError(f"{name}: holds a JSON array, not JSON lines; name it .json")
-            num_lines += 1
-            row = JsonLine(name, number, line)
-            is_jsonl = is_jsonl or row.parsed().value is not None
-            yield row
+            numbers = range(num_read + 1, num_read + len(lines) + 1)
+            num_read += len(lines)
+            rows = _without_blank(JsonLines(name, numbers, lines))
+            num_lines += len(rows)
+            is_jsonl = is_jsonl or any(row.parsed().value is not None for row in rows)
+            if rows:
+                yield rows
     if num_lines >= MIN_LINES_TO_JUDGE and not is_jsonl:
         raise DataError(f"{name}: not one of its {num_lines} lines is a JSON object; is it JSONL?")
 
 
-def _read_json(path: Path, name: str) -> Iterator[AnyRow]:
+def _blocks_of_lines(file: BinaryIO) -> Iterator[list[bytes]]:
+    while lines := file.readlines(BYTES_PER_BLOCK):
+        for start in range(0, len(lines), ROWS_PER_BLOCK):
+            yield lines[start : start + ROWS_PER_BLOCK]
+
+
+def _without_blank(rows: JsonLines) -> JsonLines:
+    if not any(map(bytes.isspace, rows.lines)):
+        return rows
+    kept = [row for row in rows if not row.line.isspace()]
+    return JsonLines(rows.file, [row.number for row in kept], [row.line for row in kept])
+
+
+def _read_json(path: Path, name: str) -> Iterator[Rows]:
     _refuse_binary(path, name)
     text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     if text.lstrip().startswith("{"):  # JSON lines often go by this name
@@ -99,7 +118,10 @@ def _read_json(path: Path, name: str) -> Iterator[AnyRow]:
         raise DataError(f"{name}: broken JSON: {error}") from error
     if not isinstance(values, list):
         raise DataError(f"{name}: expected a JSON array of rows, found {type(values).__name__}")
-    clean = is_unicode(text)
+    yield from in_blocks(_array_rows(values, name, clean=is_unicode(text)))
+
+
+def _array_rows(values: list[Any], name: str, *, clean: bool) -> Iterator[RawRow]:
     for index, value in enumerate(values):
         location = f"{name}[{index}]"
         if clean or is_unicode(json.dumps(value, ensure_ascii=False)):
@@ -108,7 +130,11 @@ def _read_json(path: Path, name: str) -> Iterator[AnyRow]:
             yield RawRow(location, None, json.dumps(value, ensure_ascii=False), BAD_UTF8)
 
 
-def _read_csv(path: Path, name: str) -> Iterator[RawRow]:
+def _read_csv(path: Path, name: str) -> Iterator[Rows]:
+    return in_blocks(_csv_rows(path, name))
+
+
+def _csv_rows(path: Path, name: str) -> Iterator[RawRow]:
     _refuse_binary(path, name)
     csv.field_size_limit(MAX_CSV_FIELD_CHARS)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -170,7 +196,11 @@ class _Lines:
         return line
 
 
-def _read_parquet(path: Path, name: str) -> Iterator[RawRow]:
+def _read_parquet(path: Path, name: str) -> Iterator[Rows]:
+    return in_blocks(_parquet_rows(path, name))
+
+
+def _parquet_rows(path: Path, name: str) -> Iterator[RawRow]:
     index = 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1000):
@@ -186,7 +216,7 @@ def _read_parquet(path: Path, name: str) -> Iterator[RawRow]:
                     yield RawRow(location, value)
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[AnyRow]]] = {
+READERS: dict[str, Callable[[Path, str], Iterator[Rows]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,

@@ -2,12 +2,17 @@
 
 import json
 import re
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import repeat
+from typing import Any, NamedTuple, overload
 
 from equilibrate_core.records import Record
 
 BAD_UTF8 = "invalid UTF-8"
+ROWS_PER_BLOCK = 16384
+BYTES_PER_BLOCK = 4 * 2**20
 RAW_CHARS = 2000
 _SURROGATE = re.compile("[\ud800-\udfff]")  # how undecodable bytes are read
 
@@ -60,7 +65,57 @@ class JsonLine(NamedTuple):
             return RawRow(location, None, raw, f"broken JSON: {error}")
 
 
+@dataclass(frozen=True)
+class JsonLines:
+    """Lines of a JSONL file that follow each other, blank ones left out."""
+
+    file: str
+    numbers: Sequence[int]
+    lines: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, place: int) -> JsonLine: ...
+    @overload
+    def __getitem__(self, place: slice) -> "JsonLines": ...
+    def __getitem__(self, place: int | slice) -> "JsonLine | JsonLines":
+        if isinstance(place, slice):
+            return JsonLines(self.file, self.numbers[place], self.lines[place])
+        return JsonLine(self.file, self.numbers[place], self.lines[place])
+
+    def __iter__(self) -> Iterator[JsonLine]:
+        return map(JsonLine, repeat(self.file), self.numbers, self.lines)
+
+
 AnyRow = JsonLine | RawRow
+Rows = JsonLines | list[RawRow]
+"""A block: rows of one file that follow each other."""
+
+
+def in_blocks(rows: Iterable[RawRow]) -> Generator[Rows]:
+    """The rows in blocks of bounded size."""
+    block: list[RawRow] = []
+    num_chars = 0
+    for row in rows:
+        block.append(row)
+        num_chars += len(row.raw or "")
+        if len(block) >= ROWS_PER_BLOCK or num_chars >= BYTES_PER_BLOCK:
+            yield block
+            block, num_chars = [], 0
+    if block:
+        yield block
+
+
+def first_rows(blocks: Generator[Rows], number: int) -> Generator[Rows]:
+    """So many rows at most."""
+    with closing(blocks):
+        for rows in blocks:
+            yield rows[:number]
+            number -= len(rows)
+            if number <= 0:
+                return
 
 
 def as_object(value: Any, location: str, raw: str | None) -> RawRow:

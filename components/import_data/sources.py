@@ -2,13 +2,13 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.import_data.config import Source
 from components.import_data.readers import file_errors, is_readable, read_file
-from components.import_data.rows import AnyRow, RawRow
+from components.import_data.rows import RawRow, Rows, first_rows, in_blocks
 from equilibrate_core.artifacts import remove, sha256_file
 from equilibrate_core.errors import DataError
 from equilibrate_core.hub import SCHEME as HUB_SCHEME
@@ -22,13 +22,13 @@ Digests = dict[str, str]
 """SHA-256 of each file read (the commit of a hub dataset), by its name."""
 
 
-def read_source(source: Source, scratch: Path, digests: Digests) -> Iterator[AnyRow]:
+def read_source(source: Source, scratch: Path, digests: Digests) -> Generator[Rows]:
     """Rows of a source in a fixed order, at most its `limit`; what was read enters `digests`."""
     if source.uri.startswith(HUB_SCHEME):
-        rows = _hub_rows(source, digests)
+        blocks = in_blocks(_hub_rows(source, digests))
     else:
-        rows = _file_rows(source.uri, scratch, digests)
-    return islice(rows, source.limit)
+        blocks = _file_rows(source.uri, scratch, digests)
+    return blocks if source.limit is None else first_rows(blocks, source.limit)
 
 
 def combined_digest(digests: Digests) -> str:
@@ -37,11 +37,15 @@ def combined_digest(digests: Digests) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _file_rows(uri: str, scratch: Path, digests: Digests) -> Iterator[AnyRow]:
-    for path, name in _files(uri, scratch):
-        with file_errors(name):
-            digests[name] = sha256_file(path)
-        yield from read_file(path, name)
+def _file_rows(uri: str, scratch: Path, digests: Digests) -> Generator[Rows]:
+    with ThreadPoolExecutor(1) as pool:
+        for path, name in _files(uri, scratch):
+            digest = pool.submit(sha256_file, path)  # beside the reading
+            try:
+                yield from read_file(path, name)
+            finally:
+                with file_errors(name):
+                    digests[name] = digest.result()
 
 
 def _files(uri: str, scratch: Path) -> Iterator[tuple[Path, str]]:

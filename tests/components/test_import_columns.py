@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from components.import_data import blocks
+from components.import_data import blocks, readers, rows
 from components.import_data.adapters import ADAPTERS
 from components.import_data.columns import map_columns
 from components.import_data.config import ImportDataConfig, Source
@@ -57,12 +57,17 @@ def artifacts(folder, sources):
     }
 
 
+def cut(patch, rows_per_block):
+    for module in (readers, rows):
+        patch.setattr(module, "ROWS_PER_BLOCK", rows_per_block)
+
+
 def both_ways(folder, monkeypatch, sources):
     """Artifacts made with the columnar path and, in blocks of another size, without it."""
     by_columns = artifacts(folder / "columns", sources)
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "layout_of", lambda _: None)
-        patch.setattr(blocks, "ROWS_PER_BLOCK", 2)
+        cut(patch, rows_per_block=2)
         return by_columns, artifacts(folder / "rows", sources)
 
 
@@ -111,7 +116,7 @@ def test_both_paths_give_the_same_artifacts(tmp_path, monkeypatch, adapter, data
     else:
         path = written(folder / "in", b"\n".join(rows))
     rows_per_block = data.draw(st.sampled_from([1, 3, 100]))
-    monkeypatch.setattr(blocks, "ROWS_PER_BLOCK", rows_per_block)
+    cut(monkeypatch, rows_per_block)
     twice = [{"name": name, "uri": str(path), "adapter": adapter} for name in ("a", "b")]
     by_columns, by_rows = both_ways(folder, monkeypatch, twice)
     assert by_columns == by_rows
