@@ -10,6 +10,7 @@ figure differs. Without --data: the sample that comes with the package.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,16 @@ FILES: dict[Benchmark, str] = {
 }
 MAX_GEN_TOKENS = 64
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
+def same_rows(data: Path, folder: Path) -> Path:
+    """A folder with these files alone: where a set has several, both sides read the same one."""
+    for file in FILES.values():
+        (rows,) = data.glob(file)
+        copy = folder / rows.relative_to(data)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(rows, copy)
+    return folder
 
 
 def ours(model: Path, data: Path, limit: int, folder: Path) -> dict[str, float | None]:
@@ -103,7 +114,8 @@ def main() -> int:
     arguments = parser.parse_args()
     configure_logging()
     with tempfile.TemporaryDirectory() as scratch:
-        given = (arguments.model, arguments.data, arguments.limit, Path(scratch))
+        data = same_rows(arguments.data, Path(scratch) / "data")
+        given = (arguments.model, data, arguments.limit, Path(scratch))
         mine, peers = ours(*given), theirs(*given)
     different = [name for name in FILES if mine[name] != peers[name]]
     for name in FILES:
