@@ -33,7 +33,7 @@ from pipelines.arms import ArmTasks, gathered_arms
 from pipelines.kubeflow_config import POOLS, StageName
 from pipelines.placement import node_inputs, placement_defaults, placer, with_parameters
 from pipelines.run_config import RunConfig
-from pipelines.sections import optional_sections, sections
+from pipelines.sections import compiled_in, optional_sections, sections
 
 RUN_ID = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 CREATED = dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER
@@ -52,6 +52,8 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
     """
     default = sections(config, cluster=cluster)
     optional = optional_sections(config)
+    fixed = compiled_in(config)
+    optional = {name: text for name, text in optional.items() if name not in fixed}
     stages = used_stages(config)
     placement = placement_defaults(config.kubeflow, stages) if cluster else {}
     ttl = dsl.PipelineConfig(ttl_seconds_after_finished=config.kubeflow.ttl_s)
@@ -84,31 +86,33 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
         record_run_config: str = default["record_run_config"],
         *others: Any,
     ):
-        other = dict(zip(optional | placement, others, strict=True))
-        settings = ""
+        other = dict(zip(optional | placement, others, strict=True)) | fixed
+        settings, compared = "", {}
         if config.resolve_inputs.skip_unchanged:  # what makes a run new beside its inputs
-            own_settings = (
-                import_data_config,
-                import_model_config,
-                judge_model_config,
-                classify_prompts_config,
-                assemble_dataset_config,
-                reward_model_config,
-                cost_model_config,
-                eval_cost_model_config,
-                score_tokens_config,
-                train_policy_config,
-                generate_base_config,
-                generate_aligned_config,
-                judge_responses_config,
-                score_benchmarks_config,
-                write_report_config,
-                publish_model_config,
-                *(other[name] for name in optional),
-            )
             codes = [code_digest(stage) for stage in sorted(stages)]
             shape = [to_json(config.study)] if config.study is not None else []
-            settings = "\n".join([*codes, *shape, *(str(section) for section in own_settings)])
+            settings = "\n".join([*codes, *shape, *fixed.values()])
+            # Each as an input of its own: Kubeflow puts a parameter into the middle of a text as it
+            # is, and the quotes of a section would end the text there.
+            compared = {
+                "import_data_config": import_data_config,
+                "import_model_config": import_model_config,
+                "judge_model_config": judge_model_config,
+                "classify_prompts_config": classify_prompts_config,
+                "assemble_dataset_config": assemble_dataset_config,
+                "reward_model_config": reward_model_config,
+                "cost_model_config": cost_model_config,
+                "eval_cost_model_config": eval_cost_model_config,
+                "score_tokens_config": score_tokens_config,
+                "train_policy_config": train_policy_config,
+                "generate_base_config": generate_base_config,
+                "generate_aligned_config": generate_aligned_config,
+                "judge_responses_config": judge_responses_config,
+                "score_benchmarks_config": score_benchmarks_config,
+                "write_report_config": write_report_config,
+                "publish_model_config": publish_model_config,
+                **{name: other[name] for name in optional},
+            }
         channels = {name: other[name] for name in placement}
         place, on_nodes = placer(config.kubeflow, channels), node_inputs(config.kubeflow, channels)
         end = place(
@@ -124,6 +128,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                     code_digest=code_digest("resolve_inputs"),
                     run_id=RUN_ID,
                     settings=settings,
+                    **compared,
                 ),
                 "Resolve inputs",
                 cached=False,

@@ -236,3 +236,50 @@ def test_a_run_for_several_nodes_is_refused_on_this_machine(tmp_path: Path) -> N
     values["train_policy"]["training"]["checkpoint_uri"] = "s3://bucket/checkpoints"
     with pytest.raises(ConfigError, match="num_nodes: 2 trains on a cluster"):
         run_locally(RunConfig.model_validate(values), tmp_path)
+
+
+def constants(value: Any) -> list[Any]:
+    """Every constant that a task is given, wherever it stands in a compiled pipeline."""
+    if isinstance(value, list):
+        return [found for item in value for found in constants(item)]
+    if not isinstance(value, dict):
+        return []
+    own = [value["runtimeValue"]["constant"]] if "runtimeValue" in value else []
+    return own + [found for item in value.values() for found in constants(item)]
+
+
+def study() -> RunConfig:
+    values = load_run(LAPTOP.with_name("ablation.yaml")).model_dump(mode="json")
+    values["resolve_inputs"]["skip_unchanged"] = True
+    return RunConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("run", ["scheduled", "two nodes", "study"])
+def test_what_tasks_are_given_is_still_json_once_the_backend_filled_it_in(run: str) -> None:
+    """Kubeflow's launcher replaces placeholders in the finished JSON and escapes nothing."""
+    compiled = {"scheduled": lambda: documents(RUN), "two nodes": on_two_nodes}
+    spec, _ = compiled.get(run, lambda: documents(study()))()
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    filled = 0
+    for constant in constants(spec):
+        text = json.dumps({"value": constant})
+        for name in re.findall(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(\w+)'\]\}\}", text):
+            default = parameters[name]["defaultValue"]
+            value = default if isinstance(default, str) else json.dumps(default)
+            text = text.replace(f"{{{{$.inputs.parameters['pipelinechannel--{name}']}}}}", value)
+            filled += 1
+        json.loads(text)
+    assert filled > 20
+
+
+def test_every_section_that_a_run_may_change_is_news_to_the_resolver() -> None:
+    values = RUN.model_dump(mode="json")
+    values |= {"build_pairs": {}, "train_control": {"loss": "dpo"}}
+    for config in (RunConfig.model_validate(values), study()):
+        spec, _ = documents(config)
+        sections = {n for n in spec["root"]["inputDefinitions"]["parameters"] if "_config" in n}
+        tasks = group(spec, "comp-exit-handler")["dag"]["tasks"]
+        given = tasks["resolve-inputs"]["inputs"]["parameters"].values()
+        told = {p.get("componentInputParameter", "").partition("--")[2] for p in given}
+        assert sections - told == {"record_run_config"}
+        assert "arm_" not in str(sections)  # compiled in, and so part of the constant settings
