@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from equilibrate_core.node_placement import NodePlacement
+from equilibrate_core.train_job import _resources
 from tests.manifests.crd_schemas import custom_resource_errors
 from tests.manifests.rendering import MANIFESTS, OVERLAYS, Resource, errors, render
 
@@ -198,6 +200,18 @@ MISTAKES: dict[str, tuple[Callable[[list[Resource]], Any], str, Any, str]] = {
         ["cpu"],
         "same number of resources",
     ),
+    "resource without a quota": (
+        judge_pod,
+        "containers.0.resources.requests.hugepages-2Mi",
+        "1Gi",
+        "requests hugepages-2Mi, of which its queue has no quota",
+    ),
+    "sidecar": (
+        lambda r: find(r, "Deployment", "equilibrate-judge")["spec"]["template"]["metadata"],
+        "labels",
+        {"app.kubernetes.io/name": "equilibrate-judge"},
+        "gets a sidecar",
+    ),
     "service without pods": (
         lambda r: find(r, "Service", "equilibrate-judge"),
         "spec.selector",
@@ -245,3 +259,10 @@ def train_job(**changes: Any) -> Resource:
 def test_a_train_job_for_the_runtime_is_well_formed_and_a_wrong_one_is_not() -> None:
     assert list(custom_resource_errors(train_job())) == []
     assert any("nodes" in e for e in custom_resource_errors(train_job(trainer={"nodes": 2})))
+
+
+def test_what_a_train_job_requests_has_a_quota() -> None:
+    """Its resources replace those of the runtime, so that the rules above do not see them."""
+    requests = _resources(NodePlacement(accelerators=8))["requests"]
+    queue = find(rendered("overlays/prod"), "ClusterQueue", "equilibrate")["spec"]
+    assert requests.keys() <= set(queue["resourceGroups"][0]["coveredResources"])
