@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.record_run.run_api import TOKEN_PATH
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.node_placement import NodePlacement
 from pipelines.alignment import alignment_pipeline
@@ -19,6 +20,7 @@ from tests.pipelines.golden_pipeline import FOLDER, GOLDEN, compiled_now
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 RUN = load_run(FOLDER / "run.yaml")
+MANIFESTS = Path(__file__).parents[2] / "manifests"
 LAPTOP = Path(__file__).parents[2] / "pipelines" / "configs" / "laptop.yaml"
 
 
@@ -114,6 +116,42 @@ def test_every_task_has_its_secret_a_time_limit_and_retries(compiled: Any) -> No
             "backoffMaxDuration": "600s",
             "maxRetryCount": 2,
         }
+
+
+def test_keys_of_judges_and_hubs_reach_the_tasks_from_secrets_of_their_own() -> None:
+    secrets = {"JUDGE_API_KEY": "equilibrate-judge", "HF_TOKEN": "equilibrate-hub"}
+    config = RUN.model_copy(update={"kubeflow": KubeflowConfig(env_secrets=secrets)})
+    spec, platform = documents(config)
+    defaults = spec["root"]["inputDefinitions"]["parameters"]
+    assert defaults["secret_judge_api_key"]["defaultValue"] == "equilibrate-judge"
+    executors = platform["deploymentSpec"]["executors"]
+    for name in ("exec-classify-prompts", "exec-import-model", "exec-resolve-inputs"):
+        found = {
+            entry["envVar"]: secret["secretNameParameter"]["componentInputParameter"]
+            for secret in executors[name]["secretAsEnv"]
+            for entry in secret["keyToEnv"]
+        }
+        assert found["JUDGE_API_KEY"] == "pipelinechannel--secret_judge_api_key"
+        assert found["HF_TOKEN"] == "pipelinechannel--secret_hf_token"
+    assert len(executors["exec-record-run"]["secretAsEnv"]) == 1  # it needs none of these
+
+
+def test_a_variable_of_a_secret_has_a_variables_name() -> None:
+    with pytest.raises(ValueError, match="JUDGE-KEY"):
+        KubeflowConfig(env_secrets={"JUDGE-KEY": "equilibrate-judge"})
+
+
+def test_only_the_exit_handler_gets_a_token_for_the_run_api(compiled: Any) -> None:
+    (default,) = yaml.safe_load_all((MANIFESTS / "multi-user" / "run-api-token.yaml").read_text())
+    wanted = default["spec"]["selector"]["matchLabels"]
+    executors = compiled[1]["deploymentSpec"]["executors"]
+    labels = {n: e.get("podMetadata", {}).get("labels", {}) for n, e in executors.items()}
+    labelled = [n for n, found in labels.items() if wanted.items() <= found.items()]
+    assert labelled == ["exec-record-run"]
+    (mount,) = default["spec"]["volumeMounts"]
+    (source,) = default["spec"]["volumes"][0]["projected"]["sources"]
+    path = f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+    assert path == TOKEN_PATH == default["spec"]["env"][0]["value"]
 
 
 def test_the_parameters_of_a_pipeline_hold_no_secret_but_its_name() -> None:
