@@ -1,8 +1,10 @@
 """The manifests satisfy the schemas and our rules; planted mistakes are caught."""
 
 import copy
+import shutil
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -266,3 +268,21 @@ def test_what_a_train_job_requests_has_a_quota() -> None:
     requests = _resources(NodePlacement(accelerators=8))["requests"]
     queue = find(rendered("overlays/prod"), "ClusterQueue", "equilibrate")["spec"]
     assert requests.keys() <= set(queue["resourceGroups"][0]["coveredResources"])
+
+
+def test_the_overlay_for_single_user_installations_in_the_docs_leaves_no_trace_of_our_namespace(
+    tmp_path: Path,
+) -> None:
+    page = (MANIFESTS.parent / "docs" / "kubeflow.md").read_text()
+    text = page.partition("# manifests/overlays/single-user/kustomization.yaml\n")[2]
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    folder = tmp_path / "manifests" / "overlays" / "single-user"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(text.partition("```")[0])
+    resources = render(folder)
+    assert {r["kind"] for r in resources}.isdisjoint({"Namespace", "NetworkPolicy"})
+    assert {r["metadata"]["namespace"] for r in resources} == {"kubeflow"}
+    (subject,) = find(resources, "RoleBinding", "equilibrate-pipeline")["subjects"]
+    assert subject["namespace"] == "kubeflow"
+    queue = find(resources, "ClusterQueue", "equilibrate")["spec"]
+    assert list(queue["namespaceSelector"]["matchLabels"].values()) == ["kubeflow"]
