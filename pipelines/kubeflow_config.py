@@ -110,6 +110,9 @@ class KubeflowConfig(Config):
     """Longest pause before a retry, in seconds."""
     ttl_s: int = Field(default=7 * 24 * 3600, ge=60)
     """Seconds that a finished run's pods and workflow are kept; its artifacts and record stay."""
+    cache_epoch: int = Field(default=0, ge=0)
+    """Raise it when artifacts of earlier runs were deleted or altered: Kubeflow's cache would go on
+    leading to them, and after that no task comes from a run before."""
     api_url: str = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
     """Run API as seen from a task: the exit handler asks it which task failed. Empty: not asked."""
     cpu: Resources = Resources()

@@ -154,6 +154,21 @@ def test_only_the_exit_handler_gets_a_token_for_the_run_api(compiled: Any) -> No
     assert path == TOKEN_PATH == default["spec"]["env"][0]["value"]
 
 
+def test_another_cache_epoch_gives_every_cached_task_an_input_no_run_had() -> None:
+    def inputs(epoch: int) -> dict[str, str]:
+        config = RUN.model_copy(update={"kubeflow": KubeflowConfig(cache_epoch=epoch)})
+        tasks = group(documents(config)[0], "comp-condition")["dag"]["tasks"]
+        cached = {n: t for n, t in tasks.items() if t["cachingOptions"].get("enableCache")}
+        return {
+            name: task["inputs"]["parameters"]["code_digest"]["runtimeValue"]["constant"]
+            for name, task in cached.items()
+        }
+
+    before, after = inputs(0), inputs(1)
+    assert len(before) == 17 and before.keys() == after.keys()
+    assert all(after[name] == f"{digest}.1" for name, digest in before.items())
+
+
 def test_the_parameters_of_a_pipeline_hold_no_secret_but_its_name() -> None:
     text = compile_run(RUN).text
     assert "secretKey: AWS_SECRET_ACCESS_KEY" in text
