@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from equilibrate_core.node_placement import NodePlacement
-from equilibrate_core.train_job import _resources
+from tests.equilibrate_core.test_train_job import built
 from tests.manifests.crd_schemas import custom_resource_errors
 from tests.manifests.rendering import MANIFESTS, OVERLAYS, Resource, errors, render
 
@@ -265,7 +264,7 @@ def test_a_train_job_for_the_runtime_is_well_formed_and_a_wrong_one_is_not() -> 
 
 def test_what_a_train_job_requests_has_a_quota() -> None:
     """Its resources replace those of the runtime, so that the rules above do not see them."""
-    requests = _resources(NodePlacement(accelerators=8))["requests"]
+    requests = built()["spec"]["trainer"]["resourcesPerNode"]["requests"]
     queue = find(rendered("overlays/prod"), "ClusterQueue", "equilibrate")["spec"]
     assert requests.keys() <= set(queue["resourceGroups"][0]["coveredResources"])
 
