@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -251,7 +251,8 @@ def _head(target: S3Uri, *, absent_ok: bool = False) -> Any:
         return with_retries(str(target), ask)
     except ClientError as error:
         # A HEAD has no body, so 403 and 404 do not say why: this listing does, by raising.
-        connect().list_objects_v2(Bucket=target.bucket, Prefix=target.key, MaxKeys=1)
+        where = {"Bucket": target.bucket, "Prefix": target.key, "MaxKeys": 1}
+        with_retries(str(target), lambda: connect().list_objects_v2(**where))
         if absent_ok and error.response["Error"]["Code"] == "404":
             return None
         raise
@@ -272,8 +273,9 @@ def _walk(target: S3Uri) -> Iterator[S3Object]:
 
 def _delete(objects: list[S3Object]) -> None:
     for item in sorted(objects, key=lambda item: (item.name != MANIFEST, item.name)):
+        where = {"Bucket": item.uri.bucket, "Key": item.uri.key}
         with storage_errors(str(item.uri)):
-            connect().delete_object(Bucket=item.uri.bucket, Key=item.uri.key)
+            with_retries(str(item.uri), partial(connect().delete_object, **where))
 
 
 def _check_stored(uri: str, head: Any, path: Path, sha256: str, checksum: str | None) -> None:
@@ -295,21 +297,21 @@ def _check_stored(uri: str, head: Any, path: Path, sha256: str, checksum: str | 
 def _put_on_condition(uri: str, content: bytes, condition: dict[str, str]) -> str | None:
     target = parse_uri(uri)
     write_id = uuid.uuid4().hex
+
+    def put() -> Any:
+        return connect().put_object(
+            Bucket=target.bucket,
+            Key=target.key,
+            Body=content,
+            ChecksumAlgorithm="SHA256",
+            Metadata={"sha256": hashlib.sha256(content).hexdigest(), "write-id": write_id},
+            **condition,
+        )
+
     with storage_errors(uri):
         for _ in range(MAX_ATTEMPTS):
             try:
-                reply = connect().put_object(
-                    Bucket=target.bucket,
-                    Key=target.key,
-                    Body=content,
-                    ChecksumAlgorithm="SHA256",
-                    Metadata={
-                        "sha256": hashlib.sha256(content).hexdigest(),
-                        "write-id": write_id,
-                    },
-                    **condition,
-                )
-                return reply["ETag"]
+                return with_retries(uri, put)["ETag"]
             except ClientError as error:
                 code = error.response["Error"]["Code"]
                 if code == "ConditionalRequestConflict":

@@ -33,7 +33,7 @@ from pipelines.arms import ArmTasks, gathered_arms
 from pipelines.kubeflow_config import POOLS, StageName
 from pipelines.placement import node_inputs, placement_defaults, placer, with_parameters
 from pipelines.run_config import RunConfig
-from pipelines.sections import optional_sections, sections
+from pipelines.sections import compiled_in, optional_sections, sections
 
 RUN_ID = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 CREATED = dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER
@@ -52,9 +52,16 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
     """
     default = sections(config, cluster=cluster)
     optional = optional_sections(config)
+    fixed = compiled_in(config)
+    optional = {name: text for name, text in optional.items() if name not in fixed}
     stages = used_stages(config)
     placement = placement_defaults(config.kubeflow, stages) if cluster else {}
     ttl = dsl.PipelineConfig(ttl_seconds_after_finished=config.kubeflow.ttl_s)
+    epoch = config.kubeflow.cache_epoch if cluster else 0
+
+    def code_of(stage: str) -> str:
+        return f"{code_digest(stage)}.{epoch}" if epoch else code_digest(stage)
+
     started = CREATED if cluster else datetime.now(UTC).isoformat()
 
     @dsl.pipeline(
@@ -84,31 +91,33 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
         record_run_config: str = default["record_run_config"],
         *others: Any,
     ):
-        other = dict(zip(optional | placement, others, strict=True))
-        settings = ""
+        other = dict(zip(optional | placement, others, strict=True)) | fixed
+        settings, compared = "", {}
         if config.resolve_inputs.skip_unchanged:  # what makes a run new beside its inputs
-            own_settings = (
-                import_data_config,
-                import_model_config,
-                judge_model_config,
-                classify_prompts_config,
-                assemble_dataset_config,
-                reward_model_config,
-                cost_model_config,
-                eval_cost_model_config,
-                score_tokens_config,
-                train_policy_config,
-                generate_base_config,
-                generate_aligned_config,
-                judge_responses_config,
-                score_benchmarks_config,
-                write_report_config,
-                publish_model_config,
-                *(other[name] for name in optional),
-            )
-            codes = [code_digest(stage) for stage in sorted(stages)]
+            codes = [code_of(stage) for stage in sorted(stages)]
             shape = [to_json(config.study)] if config.study is not None else []
-            settings = "\n".join([*codes, *shape, *(str(section) for section in own_settings)])
+            settings = "\n".join([*codes, *shape, *fixed.values()])
+            # Each as an input of its own: Kubeflow puts a parameter into the middle of a text as it
+            # is, and the quotes of a section would end the text there.
+            compared = {
+                "import_data_config": import_data_config,
+                "import_model_config": import_model_config,
+                "judge_model_config": judge_model_config,
+                "classify_prompts_config": classify_prompts_config,
+                "assemble_dataset_config": assemble_dataset_config,
+                "reward_model_config": reward_model_config,
+                "cost_model_config": cost_model_config,
+                "eval_cost_model_config": eval_cost_model_config,
+                "score_tokens_config": score_tokens_config,
+                "train_policy_config": train_policy_config,
+                "generate_base_config": generate_base_config,
+                "generate_aligned_config": generate_aligned_config,
+                "judge_responses_config": judge_responses_config,
+                "score_benchmarks_config": score_benchmarks_config,
+                "write_report_config": write_report_config,
+                "publish_model_config": publish_model_config,
+                **{name: other[name] for name in optional},
+            }
         channels = {name: other[name] for name in placement}
         place, on_nodes = placer(config.kubeflow, channels), node_inputs(config.kubeflow, channels)
         end = place(
@@ -121,9 +130,10 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             inputs = place(
                 resolve_inputs(
                     config=resolve_inputs_config,
-                    code_digest=code_digest("resolve_inputs"),
+                    code_digest=code_of("resolve_inputs"),
                     run_id=RUN_ID,
                     settings=settings,
+                    **compared,
                 ),
                 "Resolve inputs",
                 cached=False,
@@ -133,7 +143,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             data = place(
                 import_data(
                     config=import_data_config,
-                    code_digest=code_digest("import_data"),
+                    code_digest=code_of("import_data"),
                     input_digests=inputs.outputs["digests"],
                 ),
                 "Import data",
@@ -141,7 +151,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             base = place(
                 import_model(
                     config=import_model_config,
-                    code_digest=code_digest("import_model"),
+                    code_digest=code_of("import_model"),
                     input_digests=inputs.outputs["digests"],
                 ),
                 "Import base model",
@@ -151,7 +161,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 judge = place(
                     import_model(
                         config=judge_model_config,
-                        code_digest=code_digest("import_model"),
+                        code_digest=code_of("import_model"),
                         input_digests=inputs.outputs["digests"],
                     ),
                     "Import judge model",
@@ -159,7 +169,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             labelled = place(
                 classify_prompts(
                     config=classify_prompts_config,
-                    code_digest=code_digest("classify_prompts"),
+                    code_digest=code_of("classify_prompts"),
                     prompts=data.outputs["prompts"],
                     judge_model=judge,
                 ),
@@ -170,7 +180,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 return place(
                     assemble_dataset(
                         config=section,
-                        code_digest=code_digest("assemble_dataset"),
+                        code_digest=code_of("assemble_dataset"),
                         labelled_prompts=labelled,
                         pairs=data.outputs["pairs"],
                     ),
@@ -188,7 +198,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             def scorer(section: Any, name: str, num_nodes: int) -> Any:
                 task = train_scorer(
                     config=section,
-                    code_digest=code_digest("train_scorer"),
+                    code_digest=code_of("train_scorer"),
                     pairs=dataset.outputs["scorer_pairs"],
                     base_model=base,
                     **on_nodes("train_scorer", num_nodes),
@@ -210,7 +220,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 train_pairs = place(
                     build_pairs(
                         config=other["build_pairs_config"],
-                        code_digest=code_digest("build_pairs"),
+                        code_digest=code_of("build_pairs"),
                         labelled_prompts=labelled,
                         base_model=base,
                         reward_model=reward_model,
@@ -224,7 +234,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 return place(
                     score_tokens(
                         config=score_tokens_config,
-                        code_digest=code_digest("score_tokens"),
+                        code_digest=code_of("score_tokens"),
                         pairs=pairs,
                         reward_model=reward_model,
                         cost_model=cost_model,
@@ -241,7 +251,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 return place(
                     train_policy(
                         config=section,
-                        code_digest=code_digest("train_policy"),
+                        code_digest=code_of("train_policy"),
                         scored_pairs=pairs,
                         eval_pairs=dataset.outputs["eval_pairs"],
                         base_model=base,
@@ -257,7 +267,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 return place(
                     generate_responses(
                         config=section,
-                        code_digest=code_digest("generate_responses"),
+                        code_digest=code_of("generate_responses"),
                         prompts=labelled,
                         model=model,
                     ),
@@ -268,7 +278,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 return place(
                     judge_responses(
                         config=judge_responses_config,
-                        code_digest=code_digest("judge_responses"),
+                        code_digest=code_of("judge_responses"),
                         prompts=labelled,
                         generations=answers,
                         judge_model=judge,
@@ -283,7 +293,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                 return place(
                     score_benchmarks(
                         config=score_benchmarks_config,
-                        code_digest=code_digest("score_benchmarks"),
+                        code_digest=code_of("score_benchmarks"),
                         input_digests=inputs.outputs["digests"],
                         model=model,
                     ),
@@ -340,7 +350,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             written = place(
                 write_report(
                     config=write_report_config,
-                    code_digest=code_digest("write_report"),
+                    code_digest=code_of("write_report"),
                     labelled_prompts=labelled,
                     train_pairs=dataset.outputs["train_pairs"],
                     scored_pairs=scored,
@@ -359,7 +369,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             place(
                 publish_model(
                     config=publish_model_config,
-                    code_digest=code_digest("publish_model"),
+                    code_digest=code_of("publish_model"),
                     policy=policy,
                     report=written.outputs["report"],
                 ),

@@ -1,11 +1,12 @@
 """How tasks run on a cluster: the section `kubeflow` of a run file."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from equilibrate_core.config import Config
 
+VariableName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 PoolName = Literal["cpu", "train", "vllm"]
 StageName = Literal[
     "resolve_inputs",
@@ -86,6 +87,9 @@ class KubeflowConfig(Config):
     pods have a role."""
     secret_variables: tuple[str, ...] = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     """Keys of that secret, equal to the variables' names."""
+    env_secrets: dict[VariableName, str] = Field(default={})
+    """Other secret variables of the tasks: the variable, and the Kubernetes secret that holds it
+    under a key of that name; e.g. {JUDGE_API_KEY: equilibrate-judge, HF_TOKEN: equilibrate-hub}."""
     model_cache: str | None = "equilibrate-model-cache"
     """Name of a shared volume claim (ReadWriteMany) on which imported models lie once for all;
     null passes the weights through S3 to every task."""
@@ -106,6 +110,9 @@ class KubeflowConfig(Config):
     """Longest pause before a retry, in seconds."""
     ttl_s: int = Field(default=7 * 24 * 3600, ge=60)
     """Seconds that a finished run's pods and workflow are kept; its artifacts and record stay."""
+    cache_epoch: int = Field(default=0, ge=0)
+    """Raise it when artifacts of earlier runs were deleted or altered: Kubeflow's cache would go on
+    leading to them, and after that no task comes from a run before."""
     api_url: str = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
     """Run API as seen from a task: the exit handler asks it which task failed. Empty: not asked."""
     cpu: Resources = Resources()

@@ -44,6 +44,8 @@ NUMBERS = {
     "write_report": 12,
     "publish_model": 13,
 }
+RUN_API_LABEL = ("access-ml-pipeline", "true")
+"""Kubeflow's own label of pods that get a token for its API (manifests/multi-user)."""
 LAUNCHER = Resources(cpu="1", memory="4Gi")
 """Of a task that starts a TrainJob and follows it; it needs no accelerator and no queue."""
 Place = Callable[..., Any]
@@ -63,6 +65,8 @@ def placement_defaults(
     }
     if config.s3_secret:
         values["s3_secret"] = config.s3_secret
+    for variable, secret in config.env_secrets.items():
+        values[_secret_parameter(variable)] = secret
     if config.model_cache:
         values["model_cache"] = config.model_cache
     for stage in stages:
@@ -174,9 +178,14 @@ def _on_cluster(
     used = {name: values[f"{stage}_{name}"] for name in ("cpu", "memory")}
     kubernetes.set_timeout(task, resources.timeout_s)
     _use_secret(task, config, values)
+    for variable in config.env_secrets if stage != "record_run" else ():
+        secret = values[_secret_parameter(variable)]
+        kubernetes.use_secret_as_env(task, secret, {variable: variable})
     if config.model_cache and stage in READS_MODELS:
         kubernetes.mount_pvc(task, values["model_cache"], CACHE_PATH)
         task.container_spec.env = {**(task.container_spec.env or {}), CACHE_VARIABLE: CACHE_PATH}
+    if stage == "record_run" and config.api_url:
+        kubernetes.add_pod_label(task, *RUN_API_LABEL)
     if resources.accelerators:
         used["type"] = values["accelerator_type"]
         used["count"] = values[f"{stage}_accelerators"]
@@ -186,6 +195,11 @@ def _on_cluster(
         if config.queue:
             kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", config.queue)
     _set_resources(task, image, used)
+
+
+def _secret_parameter(variable: str) -> str:
+    """The pipeline parameter that names the secret of a variable."""
+    return f"secret_{variable.lower()}"
 
 
 def _use_secret(task: Any, config: KubeflowConfig, values: Mapping[str, Any]) -> None:

@@ -71,6 +71,16 @@ def optional_sections(config: RunConfig) -> dict[str, str]:
     return found
 
 
+def compiled_in(config: RunConfig) -> dict[str, str]:
+    """Optional sections that are no parameters: the arms of a run that ends without news.
+
+    What resolve_inputs compares are inputs of its component, which cannot take any number of them.
+    """
+    if not config.resolve_inputs.skip_unchanged:
+        return {}
+    return {n: text for n, text in optional_sections(config).items() if n.startswith("arm_")}
+
+
 def resolver_config(config: RunConfig) -> ResolveInputsConfig:
     """What resolve_inputs looks at: every source, model and benchmark folder of the run."""
     models = [m for m in (config.import_model, config.judge_model) if m is not None]

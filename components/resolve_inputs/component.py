@@ -7,11 +7,35 @@ from kfp import dsl
 
 @dsl.component(base_image="python:3.11-slim", install_kfp_package=False)
 def resolve_inputs(
-    config: str, code_digest: str, run_id: str = "", settings: str = ""
+    config: str,
+    code_digest: str,
+    run_id: str = "",
+    settings: str = "",
+    import_data_config: str = "",
+    import_model_config: str = "",
+    judge_model_config: str = "",
+    classify_prompts_config: str = "",
+    assemble_dataset_config: str = "",
+    reward_model_config: str = "",
+    cost_model_config: str = "",
+    eval_cost_model_config: str = "",
+    score_tokens_config: str = "",
+    train_policy_config: str = "",
+    generate_base_config: str = "",
+    generate_aligned_config: str = "",
+    judge_responses_config: str = "",
+    score_benchmarks_config: str = "",
+    write_report_config: str = "",
+    publish_model_config: str = "",
+    build_pairs_config: str = "",
+    train_control_config: str = "",
+    generate_control_config: str = "",
 ) -> NamedTuple("Resolved", [("digests", str), ("Output", str)]):
     """Find out what every input URI leads to now, as JSON {uri: digest}, and whether it is new.
 
-    The news are called Output: kfp's local runner finds no other name in a condition.
+    The news are called Output: kfp's local runner finds no other name in a condition. The sections
+    are compared with those of the last completed run; they are not put into one text beforehand,
+    since Kubeflow would not escape their quotes.
     """
     from components.resolve_inputs.config import ResolveInputsConfig
     from components.resolve_inputs.news import find_news
@@ -23,6 +47,29 @@ def resolve_inputs(
     try:
         section = load_config(config, ResolveInputsConfig)
         digests = resolve_inputs(section)
-        return (digests, find_news(section, digests, run_id=run_id, settings=settings))
+        compared = (
+            settings,
+            import_data_config,
+            import_model_config,
+            judge_model_config,
+            classify_prompts_config,
+            assemble_dataset_config,
+            reward_model_config,
+            cost_model_config,
+            eval_cost_model_config,
+            score_tokens_config,
+            train_policy_config,
+            generate_base_config,
+            generate_aligned_config,
+            judge_responses_config,
+            score_benchmarks_config,
+            write_report_config,
+            publish_model_config,
+            build_pairs_config,
+            train_control_config,
+            generate_control_config,
+        )
+        news = find_news(section, digests, run_id=run_id, settings="\n".join(compared))
+        return (digests, news)
     except Exception as error:
         raise SystemExit(report_error(error)) from error

@@ -118,6 +118,20 @@ def test_a_damaged_publication_is_made_good(weekly: Weekly, tmp_path: Path, harm
     assert "the published model is damaged" in weekly.reason()
 
 
+def test_a_file_that_was_published_under_another_name_is_no_damage(
+    weekly: Weekly, tmp_path: Path
+) -> None:
+    weekly.resolve()
+    uri = weekly.publish(tmp_path)
+    weekly.end()
+    (tmp_path / "card").write_bytes(b"the model card of this run")
+    upload_file(tmp_path / "weights", f"{uri}/original.weights")
+    upload_file(tmp_path / "card", f"{uri}/weights")
+    assert weekly.resolve() == NOTHING_NEW
+    upload_file(tmp_path / "card", f"{uri}/original.weights")
+    assert weekly.resolve() == CHANGED
+
+
 def test_of_two_runs_at_once_each_keeps_its_own_notes(weekly: Weekly) -> None:
     weekly.resolve()
     put_if_absent(f"{weekly.bucket}/data/b.jsonl", b"2")

@@ -10,6 +10,7 @@ from botocore.retries.standard import ExponentialBackoff
 
 from equilibrate_core import s3, s3_download, s3_retries, s3_upload
 from equilibrate_core.errors import StorageError
+from equilibrate_core.json_objects import read_json_object, write_json_object
 from equilibrate_core.s3_uris import parse_uri
 from pipelines.object_store import ObjectStore
 from tests.fault_proxy import FAULTS, FaultProxy, fault_proxy
@@ -216,3 +217,23 @@ def test_object_replaced_during_a_download_is_not_mixed(
     with pytest.raises(StorageError, match="replaced meanwhile"):
         s3.download_file(f"{bucket}/f", tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_records_folders_and_leases_survive_faults_too(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """With no tries of botocore's own: those are rationed over all requests of a client."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for method in ("PUT", "GET", "HEAD", "DELETE"):
+        uri = f"{bucket}/{fault}/{method}"
+        proxy.choose = once(fault, method)
+        assert (tag := s3.put_if_absent(f"{uri}/a", b"1"))
+        assert s3.replace_if_match(f"{uri}/a", b"2", tag)
+        write_json_object(f"{uri}/b.json", {"n": 1})
+        write_json_object(f"{uri}/b.json", {"n": 2})
+        assert read_json_object(f"{uri}/b.json") == {"n": 2}
+        assert s3.content_digest(uri).startswith("etags:")
+        s3.clear_folder(uri)
+        assert read_json_object(f"{uri}/b.json") is None
+    assert proxy.done[fault]

@@ -42,6 +42,8 @@ def mistakes(lines: list[str]) -> list[str]:
     users = [line.split()[1] for line in lines[last_stage:] if line.startswith("USER ")]
     if not users or users[-1].split(":")[0] in ("0", "root"):
         found.append("runs as root")
+    if not any("useradd" in line or " USER=" in line for line in lines[last_stage:]):
+        found.append("user without a name: getpass.getuser() fails")
     if "HEALTHCHECK" not in words[last_stage:]:
         found.append("no health command")
     if "org.opencontainers.image.revision" not in " ".join(lines[last_stage:]):
@@ -67,6 +69,7 @@ def test_dockerfiles_pass_review(name: str) -> None:
     [
         (r"^ARG BASE_IMAGE=.*", "ARG BASE_IMAGE=python:latest", "not pinned"),
         (r"^USER .*", "USER root", "runs as root"),
+        (r"^RUN groupadd .*", "", "user without a name"),
         (r"^HEALTHCHECK .*", "", "no health command"),
         (r"^LABEL .*", "LABEL a=b", "no label"),
         (r"^WORKDIR .*", "RUN apt-get install -y gcc", "build tools"),

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+SIDECAR_LABEL = "sidecar.istio.io/inject"
+"""Namespaces of Kubeflow Profiles inject sidecars into every pod that does not refuse them."""
 Template = dict[str, Any]
 
 
@@ -18,6 +20,8 @@ def pods(resource: dict[str, Any]) -> Iterator[tuple[str, Template]]:
 def pod_errors(template: Template) -> Iterator[str]:
     """Rules a pod template breaks, one line each."""
     spec = template["spec"]
+    if template["metadata"].get("labels", {}).get(SIDECAR_LABEL) != "false":
+        yield f"gets a sidecar where Istio injects them: label it {SIDECAR_LABEL}: 'false'"
     context = spec.get("securityContext", {})
     if not context.get("runAsNonRoot") or not context.get("runAsUser"):
         yield "runs as root: set runAsNonRoot and a runAsUser"

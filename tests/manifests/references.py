@@ -31,6 +31,7 @@ def reference_errors(resources: list[Resource]) -> Iterator[str]:
             if not any(labels.items() <= of.items() for of in _pod_labels(resources)):
                 yield f"{called}: selects no pod ({labels})"
     yield from _launcher_errors(resources)
+    yield from _quota_errors(resources)
 
 
 def _named(resource: Resource) -> Iterator[tuple[str, str]]:
@@ -86,3 +87,19 @@ def _launcher_errors(resources: list[Resource]) -> Iterator[str]:
             yield f"ConfigMap/kfp-launcher: names Secret {reference}, which is not there"
         if not resource["data"]["defaultPipelineRoot"].startswith("s3://"):
             yield "ConfigMap/kfp-launcher: defaultPipelineRoot is not an s3:// URI"
+
+
+def _quota_errors(resources: list[Resource]) -> Iterator[str]:
+    """Kueue admits no workload that requests a resource which its queue does not cover."""
+    queues = [r for r in resources if r["kind"] == "ClusterQueue"]
+    groups = [group for queue in queues for group in queue["spec"]["resourceGroups"]]
+    covered = {name for group in groups for name in group["coveredResources"]}
+    for resource in resources if queues else ():
+        labels = resource["metadata"].get("labels", {})
+        if QUEUE_LABEL not in labels and resource["kind"] != "TrainingRuntime":
+            continue  # TrainJobs wait in the queue, and run on the runtime's pods
+        for _, template in pods(resource):
+            for container in template["spec"]["containers"]:
+                for name in container["resources"]["requests"].keys() - covered:
+                    called = f"{resource['kind']}/{resource['metadata']['name']}"
+                    yield f"{called}: requests {name}, of which its queue has no quota"

@@ -1,12 +1,15 @@
 """The manifests satisfy the schemas and our rules; planted mistakes are caught."""
 
 import copy
+import shutil
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.equilibrate_core.test_train_job import built
 from tests.manifests.crd_schemas import custom_resource_errors
 from tests.manifests.rendering import MANIFESTS, OVERLAYS, Resource, errors, render
 
@@ -198,6 +201,18 @@ MISTAKES: dict[str, tuple[Callable[[list[Resource]], Any], str, Any, str]] = {
         ["cpu"],
         "same number of resources",
     ),
+    "resource without a quota": (
+        judge_pod,
+        "containers.0.resources.requests.hugepages-2Mi",
+        "1Gi",
+        "requests hugepages-2Mi, of which its queue has no quota",
+    ),
+    "sidecar": (
+        lambda r: find(r, "Deployment", "equilibrate-judge")["spec"]["template"]["metadata"],
+        "labels",
+        {"app.kubernetes.io/name": "equilibrate-judge"},
+        "gets a sidecar",
+    ),
     "service without pods": (
         lambda r: find(r, "Service", "equilibrate-judge"),
         "spec.selector",
@@ -245,3 +260,28 @@ def train_job(**changes: Any) -> Resource:
 def test_a_train_job_for_the_runtime_is_well_formed_and_a_wrong_one_is_not() -> None:
     assert list(custom_resource_errors(train_job())) == []
     assert any("nodes" in e for e in custom_resource_errors(train_job(trainer={"nodes": 2})))
+
+
+def test_what_a_train_job_requests_has_a_quota() -> None:
+    """Its resources replace those of the runtime, so that the rules above do not see them."""
+    requests = built()["spec"]["trainer"]["resourcesPerNode"]["requests"]
+    queue = find(rendered("overlays/prod"), "ClusterQueue", "equilibrate")["spec"]
+    assert requests.keys() <= set(queue["resourceGroups"][0]["coveredResources"])
+
+
+def test_the_overlay_for_single_user_installations_in_the_docs_leaves_no_trace_of_our_namespace(
+    tmp_path: Path,
+) -> None:
+    page = (MANIFESTS.parent / "docs" / "kubeflow.md").read_text()
+    text = page.partition("# manifests/overlays/single-user/kustomization.yaml\n")[2]
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    folder = tmp_path / "manifests" / "overlays" / "single-user"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(text.partition("```")[0])
+    resources = render(folder)
+    assert {r["kind"] for r in resources}.isdisjoint({"Namespace", "NetworkPolicy"})
+    assert {r["metadata"]["namespace"] for r in resources} == {"kubeflow"}
+    (subject,) = find(resources, "RoleBinding", "equilibrate-pipeline")["subjects"]
+    assert subject["namespace"] == "kubeflow"
+    queue = find(resources, "ClusterQueue", "equilibrate")["spec"]
+    assert list(queue["namespaceSelector"]["matchLabels"].values()) == ["kubeflow"]

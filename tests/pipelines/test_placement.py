@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.record_run.run_api import TOKEN_PATH
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.node_placement import NodePlacement
 from pipelines.alignment import alignment_pipeline
@@ -19,6 +20,7 @@ from tests.pipelines.golden_pipeline import FOLDER, GOLDEN, compiled_now
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 RUN = load_run(FOLDER / "run.yaml")
+MANIFESTS = Path(__file__).parents[2] / "manifests"
 LAPTOP = Path(__file__).parents[2] / "pipelines" / "configs" / "laptop.yaml"
 
 
@@ -114,6 +116,57 @@ def test_every_task_has_its_secret_a_time_limit_and_retries(compiled: Any) -> No
             "backoffMaxDuration": "600s",
             "maxRetryCount": 2,
         }
+
+
+def test_keys_of_judges_and_hubs_reach_the_tasks_from_secrets_of_their_own() -> None:
+    secrets = {"JUDGE_API_KEY": "equilibrate-judge", "HF_TOKEN": "equilibrate-hub"}
+    config = RUN.model_copy(update={"kubeflow": KubeflowConfig(env_secrets=secrets)})
+    spec, platform = documents(config)
+    defaults = spec["root"]["inputDefinitions"]["parameters"]
+    assert defaults["secret_judge_api_key"]["defaultValue"] == "equilibrate-judge"
+    executors = platform["deploymentSpec"]["executors"]
+    for name in ("exec-classify-prompts", "exec-import-model", "exec-resolve-inputs"):
+        found = {
+            entry["envVar"]: secret["secretNameParameter"]["componentInputParameter"]
+            for secret in executors[name]["secretAsEnv"]
+            for entry in secret["keyToEnv"]
+        }
+        assert found["JUDGE_API_KEY"] == "pipelinechannel--secret_judge_api_key"
+        assert found["HF_TOKEN"] == "pipelinechannel--secret_hf_token"
+    assert len(executors["exec-record-run"]["secretAsEnv"]) == 1  # it needs none of these
+
+
+def test_a_variable_of_a_secret_has_a_variables_name() -> None:
+    with pytest.raises(ValueError, match="JUDGE-KEY"):
+        KubeflowConfig(env_secrets={"JUDGE-KEY": "equilibrate-judge"})
+
+
+def test_only_the_exit_handler_gets_a_token_for_the_run_api(compiled: Any) -> None:
+    (default,) = yaml.safe_load_all((MANIFESTS / "multi-user" / "run-api-token.yaml").read_text())
+    wanted = default["spec"]["selector"]["matchLabels"]
+    executors = compiled[1]["deploymentSpec"]["executors"]
+    labels = {n: e.get("podMetadata", {}).get("labels", {}) for n, e in executors.items()}
+    labelled = [n for n, found in labels.items() if wanted.items() <= found.items()]
+    assert labelled == ["exec-record-run"]
+    (mount,) = default["spec"]["volumeMounts"]
+    (source,) = default["spec"]["volumes"][0]["projected"]["sources"]
+    path = f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+    assert path == TOKEN_PATH == default["spec"]["env"][0]["value"]
+
+
+def test_another_cache_epoch_gives_every_cached_task_an_input_no_run_had() -> None:
+    def inputs(epoch: int) -> dict[str, str]:
+        config = RUN.model_copy(update={"kubeflow": KubeflowConfig(cache_epoch=epoch)})
+        tasks = group(documents(config)[0], "comp-condition")["dag"]["tasks"]
+        cached = {n: t for n, t in tasks.items() if t["cachingOptions"].get("enableCache")}
+        return {
+            name: task["inputs"]["parameters"]["code_digest"]["runtimeValue"]["constant"]
+            for name, task in cached.items()
+        }
+
+    before, after = inputs(0), inputs(1)
+    assert len(before) == 17 and before.keys() == after.keys()
+    assert all(after[name] == f"{digest}.1" for name, digest in before.items())
 
 
 def test_the_parameters_of_a_pipeline_hold_no_secret_but_its_name() -> None:
@@ -236,3 +289,50 @@ def test_a_run_for_several_nodes_is_refused_on_this_machine(tmp_path: Path) -> N
     values["train_policy"]["training"]["checkpoint_uri"] = "s3://bucket/checkpoints"
     with pytest.raises(ConfigError, match="num_nodes: 2 trains on a cluster"):
         run_locally(RunConfig.model_validate(values), tmp_path)
+
+
+def constants(value: Any) -> list[Any]:
+    """Every constant that a task is given, wherever it stands in a compiled pipeline."""
+    if isinstance(value, list):
+        return [found for item in value for found in constants(item)]
+    if not isinstance(value, dict):
+        return []
+    own = [value["runtimeValue"]["constant"]] if "runtimeValue" in value else []
+    return own + [found for item in value.values() for found in constants(item)]
+
+
+def study() -> RunConfig:
+    values = load_run(LAPTOP.with_name("ablation.yaml")).model_dump(mode="json")
+    values["resolve_inputs"]["skip_unchanged"] = True
+    return RunConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("run", ["scheduled", "two nodes", "study"])
+def test_what_tasks_are_given_is_still_json_once_the_backend_filled_it_in(run: str) -> None:
+    """Kubeflow's launcher replaces placeholders in the finished JSON and escapes nothing."""
+    compiled = {"scheduled": lambda: documents(RUN), "two nodes": on_two_nodes}
+    spec, _ = compiled.get(run, lambda: documents(study()))()
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    filled = 0
+    for constant in constants(spec):
+        text = json.dumps({"value": constant})
+        for name in re.findall(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(\w+)'\]\}\}", text):
+            default = parameters[name]["defaultValue"]
+            value = default if isinstance(default, str) else json.dumps(default)
+            text = text.replace(f"{{{{$.inputs.parameters['pipelinechannel--{name}']}}}}", value)
+            filled += 1
+        json.loads(text)
+    assert filled > 20
+
+
+def test_every_section_that_a_run_may_change_is_news_to_the_resolver() -> None:
+    values = RUN.model_dump(mode="json")
+    values |= {"build_pairs": {}, "train_control": {"loss": "dpo"}}
+    for config in (RunConfig.model_validate(values), study()):
+        spec, _ = documents(config)
+        sections = {n for n in spec["root"]["inputDefinitions"]["parameters"] if "_config" in n}
+        tasks = group(spec, "comp-exit-handler")["dag"]["tasks"]
+        given = tasks["resolve-inputs"]["inputs"]["parameters"].values()
+        told = {p.get("componentInputParameter", "").partition("--")[2] for p in given}
+        assert sections - told == {"record_run_config"}
+        assert "arm_" not in str(sections)  # compiled in, and so part of the constant settings
