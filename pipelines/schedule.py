@@ -7,11 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from equilibrate_core.errors import ConfigError
+from equilibrate_core.errors import ConfigError, EquilibrateError
 from pipelines.kubeflow_api import KubeflowApi
 from pipelines.run_config import RunConfig
 from pipelines.submit import Target, compile_run, experiment_id, parse_parameters, upload
 
+Schedule = dict[str, Any]
+"""A recurring run as the API gives and takes it."""
 MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
 DAYS = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"]
 # Field, least and greatest value, names of values.
@@ -51,11 +53,11 @@ def create_schedule(
     cron: str,
     name: str = "",
     parameters: Sequence[str] = (),
-) -> tuple[dict[str, Any], str]:
+) -> tuple[Schedule, str]:
     """The schedule of this name and what was done: `created`, `replaced` or `unchanged`."""
     checked = check_cron(cron)
     compiled = compile_run(config)
-    body: dict[str, Any] = {
+    body: Schedule = {
         "display_name": name or config.name,
         "experiment_id": experiment_id(api, target),
         "pipeline_version_reference": upload(api, config.name, compiled, target.namespace),
@@ -66,17 +68,14 @@ def create_schedule(
         "no_catchup": True,
         "service_account": target.service_account,
     }
-    before = _find(api, target, body["display_name"])
-    if before is not None:
-        if _same(before, body):
-            return before, "unchanged"
-        # Kubeflow cannot change a schedule. The old one goes first: two would run side by side.
-        delete_schedule(api, target, body["display_name"])
-    made = api.call("POST", "/recurringruns", body=body)
-    return made, "created" if before is None else "replaced"
+    before = _named(api, target, body["display_name"])
+    if len(before) == 1 and _same(before[0], body):
+        return before[0], "unchanged"
+    made = _replace(api, before, body)
+    return made, "replaced" if before else "created"
 
 
-def list_schedules(api: KubeflowApi, target: Target) -> list[dict[str, Any]]:
+def list_schedules(api: KubeflowApi, target: Target) -> list[Schedule]:
     """All schedules of the experiment; none when there is no such experiment."""
     scope = {"namespace": target.namespace} if target.namespace else {}
     experiment = api.named("/experiments", "experiments", target.experiment, **scope)
@@ -88,34 +87,60 @@ def list_schedules(api: KubeflowApi, target: Target) -> list[dict[str, Any]]:
 
 def disable_schedule(api: KubeflowApi, target: Target, name: str) -> None:
     """Stop a schedule from starting runs; those under way go on."""
-    api.call("POST", f"/recurringruns/{_existing(api, target, name)}:disable")
+    _switch(api, _existing(api, target, name), "disable")
 
 
 def delete_schedule(api: KubeflowApi, target: Target, name: str) -> None:
     """Remove a schedule; its runs stay."""
-    api.call("DELETE", f"/recurringruns/{_existing(api, target, name)}")
+    _delete(api, _existing(api, target, name))
 
 
-def describe(schedule: dict[str, Any]) -> str:
+def describe(schedule: Schedule) -> str:
     """One line for a person."""
     cron = ((schedule.get("trigger") or {}).get("cron_schedule") or {}).get("cron", "")
     status = str(schedule.get("status") or "").lower()
     return f"{schedule['display_name']}  {cron}  {status}  {schedule['recurring_run_id']}"
 
 
-def _find(api: KubeflowApi, target: Target, name: str) -> dict[str, Any] | None:
-    found = [s for s in list_schedules(api, target) if s["display_name"] == name]
-    return found[0] if found else None
+def _replace(api: KubeflowApi, before: list[Schedule], body: Schedule) -> Schedule:
+    """Create a schedule in the place of others, which go on when it cannot be created.
+
+    Kubeflow cannot change a schedule, and two must not run side by side: the old one rests first.
+    """
+    running = [schedule for schedule in before if schedule.get("status") == "ENABLED"]
+    _switch(api, running, "disable")
+    try:
+        made = api.call("POST", "/recurringruns", body=body)
+    except EquilibrateError:
+        _switch(api, running, "enable")
+        raise
+    _delete(api, before)
+    return made
 
 
-def _existing(api: KubeflowApi, target: Target, name: str) -> str:
-    found = _find(api, target, name)
-    if found is None:
+def _switch(api: KubeflowApi, schedules: list[Schedule], action: str) -> None:
+    for schedule in schedules:
+        api.call("POST", f"/recurringruns/{schedule['recurring_run_id']}:{action}")
+
+
+def _delete(api: KubeflowApi, schedules: list[Schedule]) -> None:
+    for schedule in schedules:
+        api.call("DELETE", f"/recurringruns/{schedule['recurring_run_id']}")
+
+
+def _named(api: KubeflowApi, target: Target, name: str) -> list[Schedule]:
+    """Schedules of this name: one, or two where replacing one was interrupted."""
+    return [s for s in list_schedules(api, target) if s["display_name"] == name]
+
+
+def _existing(api: KubeflowApi, target: Target, name: str) -> list[Schedule]:
+    found = _named(api, target, name)
+    if not found:
         raise ConfigError(f"no schedule {name!r} in experiment {target.experiment!r}")
-    return str(found["recurring_run_id"])
+    return found
 
 
-def _same(before: dict[str, Any], body: dict[str, Any]) -> bool:
+def _same(before: Schedule, body: Schedule) -> bool:
     if before.get("status") != "ENABLED":
         return False
     keys = ("pipeline_version_reference", "trigger", "service_account")

@@ -45,6 +45,8 @@ class KfpApi:
     task_details: list[dict[str, Any]] = field(default_factory=list)
     failures: list[int] = field(default_factory=list)
     """Statuses to answer the next calls with, instead of serving them."""
+    refusals: dict[str, int] = field(default_factory=dict)
+    """Call, such as `POST /runs` -> the status it is always answered with."""
     blind_lists: int = 0
     """How many lists of versions to answer as if there were none."""
     host: str = ""
@@ -206,6 +208,11 @@ def disable_schedule(api: KfpApi, key: str, **_: Any) -> dict[str, Any]:
     return {}
 
 
+def enable_schedule(api: KfpApi, key: str, **_: Any) -> dict[str, Any]:
+    get(api, "recurring_run", key)["status"] = "ENABLED"
+    return {}
+
+
 def delete_schedule(api: KfpApi, key: str, **_: Any) -> dict[str, Any]:
     get(api, "recurring_run", key)
     del api.stored["recurring_run"][key]
@@ -244,6 +251,7 @@ ROUTES: list[tuple[str, str, str, set[str], Callable[..., Any]]] = [
     ("POST", "/recurringruns", "V2beta1RecurringRun", set(), create_schedule),
     ("GET", "/recurringruns", "", LISTS | {"experiment_id"}, list_schedules),
     ("POST", "/recurringruns/{key}:disable", "", set(), disable_schedule),
+    ("POST", "/recurringruns/{key}:enable", "", set(), enable_schedule),
     ("DELETE", "/recurringruns/{key}", "", set(), delete_schedule),
 ]
 
@@ -251,6 +259,8 @@ ROUTES: list[tuple[str, str, str, set[str], Callable[..., Any]]] = [
 def serve(api: KfpApi, method: str, target: str, headers: Any, raw: bytes) -> dict[str, Any]:
     url = urlsplit(target)
     api.calls.append(f"{method} {url.path.removeprefix(PREFIX)}")
+    if refusal := api.refusals.get(api.calls[-1]):
+        raise Refused(refusal, "planted refusal")
     if api.failures:
         raise Refused(api.failures.pop(0), "planted failure")
     if api.token and headers.get("Authorization") != f"Bearer {api.token}":

@@ -5,7 +5,7 @@ from collections.abc import Generator
 import pytest
 
 from equilibrate_core.errors import ConfigError
-from pipelines.kubeflow_api import KubeflowApi, connect
+from pipelines.kubeflow_api import ApiError, KubeflowApi, connect
 from pipelines.schedule import (
     check_cron,
     create_schedule,
@@ -93,6 +93,32 @@ def test_a_disabled_schedule_is_switched_on_by_creating_it(api: KubeflowApi) -> 
     assert create_schedule(api, RUN, TARGET, cron=MONDAYS)[1] == "replaced"
     (schedule,) = list_schedules(api, TARGET)
     assert schedule["status"] == "ENABLED"
+
+
+def test_schedule_that_cannot_be_replaced_goes_on(api: KubeflowApi, kubeflow: KfpApi) -> None:
+    first, _ = create_schedule(api, RUN, TARGET, cron=MONDAYS)
+    kubeflow.refusals["POST /recurringruns"] = 400
+    with pytest.raises(ApiError, match="planted refusal"):
+        create_schedule(api, RUN, TARGET, cron="0 0 4 * * MON")
+    (schedule,) = list_schedules(api, TARGET)
+    assert (schedule["recurring_run_id"], schedule["status"]) == (
+        first["recurring_run_id"],
+        "ENABLED",
+    )
+
+
+def test_what_an_interrupted_replacement_left_behind_is_replaced_too(
+    api: KubeflowApi, kubeflow: KfpApi
+) -> None:
+    first, _ = create_schedule(api, RUN, TARGET, cron=MONDAYS)
+    kubeflow.refusals[f"DELETE /recurringruns/{first['recurring_run_id']}"] = 400
+    with pytest.raises(ApiError, match="planted refusal"):
+        create_schedule(api, RUN, TARGET, cron="0 0 4 * * MON")
+    assert [s["status"] for s in list_schedules(api, TARGET)] == ["DISABLED", "ENABLED"]
+    kubeflow.refusals.clear()
+    create_schedule(api, RUN, TARGET, cron="0 0 4 * * MON")
+    (schedule,) = list_schedules(api, TARGET)
+    assert schedule["trigger"] == {"cron_schedule": {"cron": "0 0 4 * * MON"}}
 
 
 def test_schedules_of_one_experiment_are_listed_over_all_pages(api: KubeflowApi) -> None:
