@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from equilibrate_core.artifacts import write_json
 from equilibrate_core.config import StageConfig, load_config
+from equilibrate_core.inputs import Kind, check_unchanged
 from equilibrate_core.model_cache import shelve, unshelve
 from equilibrate_core.stage import Metrics, Stage, configure_logging, report_error
 from equilibrate_core.torchrun import run_torchrun
@@ -38,12 +39,19 @@ class KfpConfusion(Protocol):
 
 
 def launch(
-    stage: Stage, config_type: type[StageConfig], config: str, metrics: KfpMetrics, **paths: Any
+    stage: Stage,
+    config_type: type[StageConfig],
+    config: str,
+    metrics: KfpMetrics,
+    *,
+    input_digests: str = "{}",
+    **paths: Any,
 ) -> None:
     """Run a stage inside a Kubeflow task and log its scalars.
 
-    `paths` are KFP artifacts (anything with a `path`) or None. A user's mistake ends the task
-    with one clear line instead of a traceback.
+    `paths` are KFP artifacts (anything with a `path`) or None, `input_digests` what resolve_inputs
+    found at the URIs that the stage reads. A user's mistake ends the task with one clear line
+    instead of a traceback.
     """
     configure_logging()
     try:
@@ -55,6 +63,8 @@ def launch(
         else:
             found = {name: unshelve(path) for name, path in arguments.items()}
             scalars = run_stage(stage, section, found)
+        kind: Kind = "dataset" if stage.__name__ == "import_data" else "model"
+        check_unchanged(input_digests, section.model_dump(mode="json"), kind)
         log_scalars(metrics, scalars)
     except Exception as error:
         raise SystemExit(report_error(error)) from error

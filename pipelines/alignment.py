@@ -181,6 +181,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
                     assemble_dataset(
                         config=section,
                         code_digest=code_of("assemble_dataset"),
+                        input_digests=inputs.outputs["digests"],
                         labelled_prompts=labelled,
                         pairs=data.outputs["pairs"],
                     ),

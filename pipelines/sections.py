@@ -85,11 +85,12 @@ def resolver_config(config: RunConfig) -> ResolveInputsConfig:
     """What resolve_inputs looks at: every source, model and benchmark folder of the run."""
     models = [m for m in (config.import_model, config.judge_model) if m is not None]
     pinned = [f"{m.uri}@{m.revision}" if m.revision else m.uri for m in models]
-    uris = [*config.resolve_inputs.uris, *pinned, config.score_benchmarks.data_uri]
+    benchmarks = [config.score_benchmarks.data_uri, config.assembly.benchmarks_uri]
+    uris = [*config.resolve_inputs.uris, *pinned, *benchmarks]
     publish = config.publish_model
     values = config.resolve_inputs.model_dump() | {
         "sources": [{"uri": source.uri} for source in config.import_data.sources],
-        "uris": [uri for uri in uris if uri not in ("smollm2", "hub")],
+        "uris": [uri for uri in uris if uri not in ("", "smollm2", "hub")],
         "pipeline": config.name,
         "records_uri": config.record_run.destination_uri,
         "published_uri": f"{publish.destination_uri.rstrip('/')}/{publish.name}",

@@ -8,6 +8,7 @@ from kfp.dsl import HTML, Dataset, Input, Markdown, Metrics, Output
 def assemble_dataset(
     config: str,
     code_digest: str,
+    input_digests: str,
     labelled_prompts: Input[Dataset],
     pairs: Input[Dataset],
     scorer_pairs: Output[Dataset],
@@ -27,6 +28,7 @@ def assemble_dataset(
         AssembleDatasetConfig,
         config,
         metrics,
+        input_digests=input_digests,
         labelled_prompts=labelled_prompts,
         pairs=pairs,
         scorer_pairs=scorer_pairs,

@@ -16,7 +16,8 @@ def import_data(
 ):
     """Read every source into prompts, pairs and quarantined rows.
 
-    `code_digest` and `input_digests` (from resolve_inputs) are there for the cache to see.
+    `code_digest` is there for the cache to see, `input_digests` (from resolve_inputs) also to be
+    compared with what was read.
     """
     from components.import_data.config import ImportDataConfig
     from components.import_data.stage import import_data
@@ -27,6 +28,7 @@ def import_data(
         ImportDataConfig,
         config,
         metrics,
+        input_digests=input_digests,
         prompts=prompts,
         pairs=pairs,
         quarantine=quarantine,

@@ -17,4 +17,11 @@ def import_model(
     from components.import_model.stage import import_model
     from equilibrate_core.launch import launch
 
-    launch(import_model, ImportModelConfig, config, metrics, base_model=base_model)
+    launch(
+        import_model,
+        ImportModelConfig,
+        config,
+        metrics,
+        input_digests=input_digests,
+        base_model=base_model,
+    )

@@ -1,5 +1,6 @@
 """Configs explain mistakes in one line each; stages have command lines and code digests."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -128,6 +129,29 @@ def test_launch_ends_a_failed_task_with_its_code(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         launch(toy, ToyConfig, '{"number": 0}', FakeMetrics(tmp_path / "m"))
     assert ended.value.code == 2
+
+
+class ReaderConfig(StageConfig):
+    uri: str
+
+
+def reader(config: ReaderConfig) -> dict[str, float]:
+    return {"chars": float(len(Path(config.uri).read_text()))}
+
+
+@pytest.mark.parametrize(("was", "code"), [("x", None), ("y", 2)])
+def test_launch_fails_a_task_that_read_something_else_than_was_resolved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], was: str, code: int | None
+) -> None:
+    (tmp_path / "in").write_text("x")
+    uri, metrics = str(tmp_path / "in"), FakeMetrics(tmp_path / "m")
+    digests = json.dumps({uri: f"sha256:{hashlib.sha256(was.encode()).hexdigest()}"})
+    try:
+        launch(reader, ReaderConfig, json.dumps({"uri": uri}), metrics, input_digests=digests)
+    except SystemExit as ended:
+        assert ended.code == code
+        assert "was changed after the run had begun" in capsys.readouterr().err
+    assert bool(metrics.logged) == (code is None)
 
 
 def project(root: Path) -> None:
