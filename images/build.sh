@@ -18,7 +18,7 @@ fetch() { "$python" -m pip wheel --quiet --disable-pip-version-check --wheel-dir
 case $image in
     cpu) fetch --no-deps -r "$context/requirements.txt" ;;
     train) fetch --no-deps -r "$context/requirements.txt"
-           fetch -c requirements.lock "$(grep '^torch==' requirements.lock)" ;;
+           fetch -c "$context/requirements.txt" "$(grep '^torch==' requirements.lock)" ;;
     vllm) cp images/vllm/missing.py "$context/" ;;
 esac
 fetch --no-deps .
