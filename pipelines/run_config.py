@@ -21,6 +21,7 @@ from components.train_policy.config import TrainPolicyConfig
 from components.train_scorer.config import TrainScorerConfig
 from components.write_report.config import WriteReportConfig
 from equilibrate_core.config import Config, load_config
+from equilibrate_core.generator_config import GeneratorConfig
 from pipelines.kubeflow_config import KubeflowConfig
 from pipelines.study import Plan, plan_study
 from pipelines.study_config import StudyConfig
@@ -113,6 +114,14 @@ class RunConfig(Config):
         if self.study is None:
             return None
         return plan_study(self.study, self.assembly, self.train_policy)
+
+    @property
+    def judges(self) -> list[tuple[str, GeneratorConfig]]:
+        """Every judge and where the run file has it."""
+        sorting = self.classify_prompts
+        others = [("classify_prompts.other_judges", judge) for judge in sorting.other_judges]
+        own = [("classify_prompts.judge", sorting.judge), *others]
+        return [*own, ("judge_responses.judge", self.judge_responses.judge)]
 
     @property
     def assembly(self) -> AssembleDatasetConfig:

@@ -7,6 +7,7 @@ if asked. Submitting the same file twice makes two runs of one version.
 import hashlib
 import itertools
 import json
+import logging
 import secrets
 import tempfile
 import time
@@ -21,6 +22,8 @@ from components.record_run.run_api import view_run
 from equilibrate_core.errors import ConfigError
 from pipelines.kubeflow_api import ApiError, KubeflowApi
 from pipelines.run_config import RunConfig
+
+log = logging.getLogger(__name__)
 
 ENDED = {"SUCCEEDED": True, "FAILED": False, "CANCELED": False, "SKIPPED": False}
 MAX_LOST_POLLS = 20
@@ -57,12 +60,20 @@ class Target:
 
 
 def compile_run(config: RunConfig) -> Compiled:
-    """Compile a run to the YAML that Kubeflow takes."""
+    """Compile a run to the YAML that Kubeflow takes; warns of keys that no task would have."""
     from kfp import compiler
     from kfp.pipeline_spec import pipeline_spec_pb2
 
     from pipelines.alignment import alignment_pipeline
 
+    for where, key in keys_without_secret(config):
+        log.warning(
+            "warning: %s.api_key_env: no task gets $%s; name the secret that has it: "
+            "kubeflow: {env_secrets: {%s: SECRET}}",
+            where,
+            key,
+            key,
+        )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="kfp")
         path = Path(folder) / "pipeline.yaml"
@@ -72,6 +83,14 @@ def compile_run(config: RunConfig) -> Compiled:
     inputs = pipeline.pipeline_spec.root.input_definitions.parameters
     type_name = pipeline_spec_pb2.ParameterType.ParameterTypeEnum.Name
     return Compiled(text, {n: type_name(inputs[n].parameter_type) for n in inputs})
+
+
+def keys_without_secret(config: RunConfig) -> list[tuple[str, str]]:
+    """Judges that ask for a key, and the variable, where no secret brings it into the tasks."""
+    kubeflow = config.kubeflow
+    given = {*kubeflow.env_secrets, *(kubeflow.secret_variables if kubeflow.s3_secret else ())}
+    asked = [(where, judge.api_key_env) for where, judge in config.judges if judge.api_key_env]
+    return [(where, key) for where, key in asked if key not in given]
 
 
 def without_comments(text: str) -> str:

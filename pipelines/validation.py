@@ -28,11 +28,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     for model in (config.import_model, config.judge_model):
         if model is not None:
             yield _check_model(model)
-    for name, judge in (
-        ("classify_prompts.judge", config.classify_prompts.judge),
-        *(("classify_prompts.other_judges", x) for x in config.classify_prompts.other_judges),
-        ("judge_responses.judge", config.judge_responses.judge),
-    ):
+    for name, judge in config.judges:
         yield _check_judge(name, judge)
 
 

@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from equilibrate_core.errors import ConfigError
+from equilibrate_core.generator_config import GeneratorConfig
 from pipelines.cli import main
 from pipelines.kubeflow_api import ApiError, connect
+from pipelines.kubeflow_config import KubeflowConfig
 from pipelines.run_config import RunConfig, load_run
 from pipelines.submit import Target, compile_run, parse_parameters, submit, upload, wait
 from tests.kfp_api import KfpApi, kfp_api
@@ -48,6 +50,19 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def edited(config: RunConfig) -> RunConfig:
     section = config.train_policy.model_copy(update={"beta": 0.2})
     return config.model_copy(update={"train_policy": section})
+
+
+def test_key_of_a_judge_that_no_task_would_have_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    endpoint = {"backend": "endpoint", "endpoint_url": "https://judge/v1", "endpoint_model": "j"}
+    judge = GeneratorConfig.model_validate(endpoint | {"api_key_env": "JUDGE_API_KEY"})
+    section = RUN.judge_responses.model_copy(update={"judge": judge})
+    config = RUN.model_copy(update={"judge_responses": section})
+    compile_run(config)
+    assert "judge_responses.judge.api_key_env: no task gets $JUDGE_API_KEY" in caplog.text
+    caplog.clear()
+    secrets = KubeflowConfig(env_secrets={"JUDGE_API_KEY": "equilibrate-judge"})
+    compile_run(config.model_copy(update={"kubeflow": secrets}))
+    assert "api_key_env" not in caplog.text
 
 
 def test_submitting_twice_makes_two_runs_of_one_version(kubeflow: KfpApi) -> None:
