@@ -13,7 +13,7 @@ from equilibrate_core.artifacts import read_manifest, verify_artifact
 from equilibrate_core.config import parse_config
 from equilibrate_core.errors import StageError
 from equilibrate_core.s3 import list_objects
-from pipelines import local
+from pipelines import local, tasks
 from pipelines.local import Outcome, run_locally
 from pipelines.object_store import object_store
 from pipelines.run_config import RunConfig
@@ -169,11 +169,9 @@ def test_a_study_trains_its_arms_alone_and_reports_all_models(
 def test_edited_stage_code_reruns_the_stage(
     first: Outcome, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = local.alignment_pipeline.__globals__["code_digest"]
-    monkeypatch.setitem(
-        local.alignment_pipeline.__globals__,
-        "code_digest",
-        lambda stage: "edited" if stage == "write_report" else real(stage),
+    real = tasks.code_digest
+    monkeypatch.setattr(
+        tasks, "code_digest", lambda stage: "edited" if stage == "write_report" else real(stage)
     )
     again = go(workplace, lambda values: None)
     assert "write-report" in ran(again)

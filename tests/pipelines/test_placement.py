@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 RUN = load_run(FOLDER / "run.yaml")
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 LAPTOP = Path(__file__).parents[2] / "pipelines" / "configs" / "laptop.yaml"
+STUDY = load_run(LAPTOP.with_name("ablation.yaml"))
 
 
 def documents(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -154,10 +155,17 @@ def test_only_the_exit_handler_gets_a_token_for_the_run_api(compiled: Any) -> No
     assert path == TOKEN_PATH == default["spec"]["env"][0]["value"]
 
 
-def test_another_cache_epoch_gives_every_cached_task_an_input_no_run_had() -> None:
+@pytest.mark.parametrize(("run", "num_cached"), [(RUN, 17), (STUDY, 46)])
+def test_another_cache_epoch_gives_every_cached_task_an_input_no_run_had(
+    run: RunConfig, num_cached: int
+) -> None:
     def inputs(epoch: int) -> dict[str, str]:
-        config = RUN.model_copy(update={"kubeflow": KubeflowConfig(cache_epoch=epoch)})
-        tasks = group(documents(config)[0], "comp-condition")["dag"]["tasks"]
+        config = run.model_copy(update={"kubeflow": KubeflowConfig(cache_epoch=epoch)})
+        (tasks,) = (
+            component["dag"]["tasks"]
+            for component in documents(config)[0]["components"].values()
+            if "import-data" in component.get("dag", {}).get("tasks", ())
+        )
         cached = {n: t for n, t in tasks.items() if t["cachingOptions"].get("enableCache")}
         return {
             name: task["inputs"]["parameters"]["code_digest"]["runtimeValue"]["constant"]
@@ -165,7 +173,7 @@ def test_another_cache_epoch_gives_every_cached_task_an_input_no_run_had() -> No
         }
 
     before, after = inputs(0), inputs(1)
-    assert len(before) == 17 and before.keys() == after.keys()
+    assert len(before) == num_cached and before.keys() == after.keys()
     assert all(after[name] == f"{digest}.1" for name, digest in before.items())
 
 

@@ -1,0 +1,88 @@
+"""What every policy of a run goes through, whether aligned, control or an arm of a study.
+
+The artifacts that policies share -> ways to make a policy's tasks, each the task's main output.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from components.generate_responses.component import generate_responses
+from components.judge_responses.component import judge_responses
+from components.score_benchmarks.component import score_benchmarks
+from components.score_tokens.component import score_tokens
+from components.train_policy.component import train_policy
+from pipelines.tasks import TaskMaker
+
+
+@dataclass(frozen=True)
+class PolicyTasks:
+    """Tasks on what a run's policies have in common: base model, prompts, judge and scorers."""
+
+    make: TaskMaker
+    digests: Any
+    """Of every input URI, as resolve_inputs found them."""
+    base_model: Any
+    judge_model: Any
+    labelled_prompts: Any
+    eval_pairs: Any
+    reward_model: Any
+    cost_model: Any
+    eval_cost_model: Any
+
+    def score_tokens(self, pairs: Any, name: str) -> Any:
+        """Pairs with the scores of their tokens."""
+        return self.make(
+            score_tokens,
+            self.make.given["score_tokens_config"],
+            name,
+            pairs=pairs,
+            reward_model=self.reward_model,
+            cost_model=self.cost_model,
+            reference_model=self.base_model,
+        ).outputs["scored_pairs"]
+
+    def train(self, section: Any, scored_pairs: Any, name: str, num_nodes: int) -> Any:
+        """A policy."""
+        return self.make(
+            train_policy,
+            section,
+            name,
+            num_nodes=num_nodes,
+            scored_pairs=scored_pairs,
+            eval_pairs=self.eval_pairs,
+            base_model=self.base_model,
+        ).outputs["policy"]
+
+    def generate(self, section: Any, model: Any, arm: str) -> Any:
+        """A model's answers to the run's prompts."""
+        return self.make(
+            generate_responses,
+            section,
+            f"Generate with {arm} model",
+            prompts=self.labelled_prompts,
+            model=model,
+        ).outputs["generations"]
+
+    def judge(self, generations: Any, arm: str, **others: Any) -> Any:
+        """Verdicts on answers, by the judge and by the cost model that made no masks."""
+        return self.make(
+            judge_responses,
+            self.make.given["judge_responses_config"],
+            f"Judge {arm} model",
+            prompts=self.labelled_prompts,
+            generations=generations,
+            judge_model=self.judge_model,
+            reward_model=self.reward_model,
+            cost_model=self.eval_cost_model,
+            **others,
+        ).outputs["verdicts"]
+
+    def benchmark(self, model: Any, arm: str) -> Any:
+        """A model's benchmark scores."""
+        return self.make(
+            score_benchmarks,
+            self.make.given["score_benchmarks_config"],
+            f"Benchmark {arm} model",
+            input_digests=self.digests,
+            model=model,
+        ).outputs["benchmark_scores"]
