@@ -1,6 +1,7 @@
 """ADPO and scorer training side by side with TRL on the same real pairs, files to files.
 
-    python benchmarks/training.py --data pairs.jsonl [--pairs 256] [--precision bfloat16] [--arms …]
+    python benchmarks/training.py --data pairs.jsonl [--pairs 256] [--longest 512] [--precision …]
+        [--arms …]
 
 The data file holds PKU-SafeRLHF pairs (`prompt`, `response`: [safer, other]). Every arm runs in a
 process of its own and starts with the same model, rows, precision and batches; its time counts
@@ -37,6 +38,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="PKU-SafeRLHF pairs as JSON lines")
     parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument(
+        "--longest", type=int, default=MAX_LENGTH, help="tokens of prompt and answer, at most"
+    )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--arms", default=DEFAULT_ARMS, help="names, separated by commas")
     parser.add_argument("--work-dir", type=Path, help="prepared inputs are kept here")
@@ -48,8 +52,8 @@ def main() -> int:
     if given.data is None:
         parser.error("--data is needed: a file of PKU-SafeRLHF pairs")
     work = given.work_dir or Path(tempfile.mkdtemp(prefix="training-"))
-    prepare(work, given.data, given.pairs)
-    print(f"{given.pairs} pairs, max_length {MAX_LENGTH}, batch {BATCH}, {given.precision}")
+    num_tokens = prepare(work, given.data, given.pairs, given.longest)
+    print(f"{given.pairs} pairs of {num_tokens} tokens, batch {BATCH}, {given.precision}")
     for arm in given.arms.split(","):
         options = ["--arm", arm, "--work-dir", str(work), "--precision", given.precision]
         done = subprocess.run(
@@ -65,8 +69,11 @@ def main() -> int:
     return 0
 
 
-def prepare(work: Path, data: Path, num_pairs: int) -> None:
-    """Base model, scorers with fresh heads and the pairs, as artifacts under `work`."""
+def prepare(work: Path, data: Path, num_pairs: int, longest: int) -> int:
+    """Base model, scorers with fresh heads and the pairs, as artifacts under `work`.
+
+    Gives the number of tokens in the pairs, both sides with the prompt.
+    """
     from components.import_model.config import ImportModelConfig
     from components.import_model.stage import import_model
     from equilibrate_core.artifacts import StageRun, remove
@@ -86,24 +93,29 @@ def prepare(work: Path, data: Path, num_pairs: int) -> None:
             with run().output(work / kind, "scorer") as draft:
                 constants = ScorerConstants(kind=kind, center=0.0, scale=1.0, token_wise=True)
                 save_scorer(draft.path, model, tokenizer, constants)
-    pairs = distinct_pairs(data, num_pairs, load_tokenizer(base))
+    found = distinct_pairs(data, num_pairs, longest, load_tokenizer(base))
+    pairs = [pair for pair, _ in found]
     for name, rows in (("pairs", pairs), ("eval_pairs", pairs[:1])):
         remove(work / name)
         write_dataset(run(), work / name, Pair, rows)
+    return sum(num_tokens for _, num_tokens in found)
 
 
-def distinct_pairs(data: Path, num_pairs: int, tokenizer: Any) -> list[Any]:
-    """The first distinct pairs of the file that fit the length limit."""
+def distinct_pairs(
+    data: Path, num_pairs: int, longest: int, tokenizer: Any
+) -> list[tuple[Any, int]]:
+    """The first distinct pairs of the file that fit the length limit, and their tokens."""
     from equilibrate_core.chat import encode_answer
     from equilibrate_core.records import Message, Pair, prompt_id
 
-    pairs: dict[str, Any] = {}
+    pairs: dict[str, tuple[Any, int]] = {}
     for line in data.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         messages = (Message(role="user", content=row["prompt"]),)
         chosen, rejected = row["response"]
         sides = [encode_answer(tokenizer, messages, text) for text in (chosen, rejected)]
-        if max(len(s.prompt_ids) + len(s.response_ids) for s in sides) > MAX_LENGTH:
+        lengths = [len(side.prompt_ids) + len(side.response_ids) for side in sides]
+        if max(lengths) > longest:
             continue
         key = prompt_id(messages)
         pair = Pair(
@@ -117,7 +129,7 @@ def distinct_pairs(data: Path, num_pairs: int, tokenizer: Any) -> list[Any]:
             dimension="harmless",
             source="pku",
         )
-        pairs[json.dumps(row, sort_keys=True)] = pair
+        pairs[json.dumps(row, sort_keys=True)] = pair, sum(lengths)
         if len(pairs) == num_pairs:
             return list(pairs.values())
     raise SystemExit(f"{data}: only {len(pairs)} distinct pairs that fit")
