@@ -155,7 +155,7 @@ def test_only_the_exit_handler_gets_a_token_for_the_run_api(compiled: Any) -> No
     assert path == TOKEN_PATH == default["spec"]["env"][0]["value"]
 
 
-@pytest.mark.parametrize(("run", "num_cached"), [(RUN, 17), (STUDY, 46)])
+@pytest.mark.parametrize(("run", "num_cached"), [(RUN, 17), (STUDY, 45)])
 def test_another_cache_epoch_gives_every_cached_task_an_input_no_run_had(
     run: RunConfig, num_cached: int
 ) -> None:
