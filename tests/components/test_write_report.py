@@ -378,6 +378,21 @@ def test_harmful_text_opens_only_on_request(world):
     assert "scary-base-text" in without_details
 
 
+@pytest.mark.parametrize("label", ["Conditional", "Unsafe"])
+def test_answers_judged_unsafe_open_only_on_request_whatever_the_prompt(world, label):
+    world.benign_safety = {4: label, 5: "Safe"}
+    world.run()
+    without_details = re.sub(r"<details.*?</details>", "", world.page, flags=re.DOTALL)
+    assert "scary question 4" in world.page and "scary question 4" not in without_details
+    assert "scary question 5" in without_details
+    assert "Show the prompt and the answers, not all judged safe" in world.page
+
+
+def test_a_long_curve_ends_at_its_last_step():
+    drawn = curve("loss", [(float(step), 0.25 if step == 1000 else 0.5) for step in range(1001)])
+    assert "last 0.250" in str(drawn)
+
+
 def test_large_runs_stay_below_two_megabytes(world):
     world.cases = [
         replace(CASES[i % 8], text=f"问题 {i} " * 400, answers=("答" * 9000, "a" * 9000))
