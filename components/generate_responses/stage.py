@@ -76,7 +76,7 @@ def answer_in_shards(
     shards = [list(prompts[start : start + size]) for start in range(0, len(prompts), size)]
     found = [store.read([p.id for p in shard]) if store else None for shard in shards]
     with Progress(f"generate_responses {config.model_name}", total=len(prompts)) as progress:
-        progress.advance(sum(len(kept) for kept in found if kept is not None), "kept from before")
+        progress.skip(sum(len(kept) for kept in found if kept is not None), "kept from before")
         if None in found:
             with open_generator(config.generator, model) as generator:
                 model_id = generator.name if served else model_id
