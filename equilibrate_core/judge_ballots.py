@@ -91,7 +91,7 @@ class Booth:
         first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in known}
         missing = sorted(first.values())
         if progress:
-            progress.advance(len(messages) - len(missing))
+            progress.skip(len(messages) - len(missing))
         given = self.generator.generate(
             [[messages[row]] for row in missing],
             sampling,

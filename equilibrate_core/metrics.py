@@ -16,6 +16,7 @@ Scores = Mapping[str, Sequence[float]]
 
 RESAMPLES = 2000
 TAIL = 0.025
+NORMAL_95 = 1.959964
 CELLS_PER_CHUNK = 4_000_000  # bounds the memory of one bootstrap chunk to about 32 MB
 
 
@@ -258,17 +259,20 @@ def _interval(draws: Floats, slack: float = 0.0, floor: float = 0.0) -> tuple[fl
 
 
 def _constant_slack(table: Floats) -> float:
-    """What to widen an interval by where shares are the same for every item.
+    """What to widen an interval by where values between 0 and 1 are the same for every item.
 
     The bootstrap of such a sample has no width, as if 20 of 20 were a certainty. The exact
-    (Clopper-Pearson) bound for "no exception in n trials" takes its place. Scores that are not
-    shares of 0/1 outcomes have no such bound and keep the width they have.
+    (Clopper-Pearson) bound for "no exception in n trials" takes its place. Credits in between, ½
+    for a tie, are as undecided as coin flips of that mean, so the normal width of those is the
+    least for them. Unbounded scores have no such bound and keep the width they have.
     """
     sums, counts = table[:, 0::2], table[:, 1::2]
-    is_share = bool(np.all((sums >= 0) & (sums <= counts) & (sums == np.round(sums))))
     figures = sums / counts
     gaps = figures[:, -1] - figures[:, 0] if figures.shape[1] == 2 else figures[:, 0]
-    return 1 - TAIL ** (1 / len(table)) if is_share and np.ptp(gaps) == 0 else 0.0
+    if np.any((sums < 0) | (sums > counts)) or np.ptp(gaps) > 0:
+        return 0.0
+    flips = float((figures * (1 - figures)).sum(axis=1).mean())  # their variance
+    return max(1 - TAIL ** (1 / len(table)), NORMAL_95 * (flips / len(table)) ** 0.5)
 
 
 def _accuracy(matrices: NDArray[np.int64]) -> Floats:

@@ -54,6 +54,11 @@ class Progress:
         elif not self.quiet and time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._line(note)
 
+    def skip(self, number: int, note: str = "") -> None:
+        """Count `number` more as done by an earlier run: rate and time left leave them out."""
+        self._done_before += number
+        self.advance(number, note)
+
     def _line(self, note: str) -> None:
         self._last_line = time.monotonic()
         elapsed = max(self._last_line - self._started, 1e-9)

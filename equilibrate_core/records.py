@@ -15,6 +15,9 @@ CATEGORIES: tuple[Category, ...] = ("EHD", "IHD", "MHD", "NONE")
 HARM_CATEGORIES: tuple[Category, ...] = ("EHD", "IHD", "MHD")
 Role = Literal["system", "user", "assistant"]
 Dimension = Literal["helpful", "harmless"]
+HARM_DISPUTED = "is_harmful_disputed"
+"""Metadata key of a suite's prompt that is harmful by one source and benign by another; its
+`is_harmful` is None, yet it is no helpfulness prompt: nobody can say what a good answer is."""
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 

@@ -16,7 +16,7 @@ from equilibrate_core.errors import ConfigError, DataError, StageError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.generator_config import Sampling
 from equilibrate_core.progress import Progress
-from equilibrate_core.records import Generation, LabelledPrompt, digest
+from equilibrate_core.records import HARM_DISPUTED, Generation, LabelledPrompt, digest
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset, write_dataset
 
@@ -76,7 +76,7 @@ def answer_in_shards(
     shards = [list(prompts[start : start + size]) for start in range(0, len(prompts), size)]
     found = [store.read([p.id for p in shard]) if store else None for shard in shards]
     with Progress(f"generate_responses {config.model_name}", total=len(prompts)) as progress:
-        progress.advance(sum(len(kept) for kept in found if kept is not None), "kept from before")
+        progress.skip(sum(len(kept) for kept in found if kept is not None), "kept from before")
         if None in found:
             with open_generator(config.generator, model) as generator:
                 model_id = generator.name if served else model_id
@@ -110,6 +110,8 @@ def choose_prompts(
             counts.drop("training_prompt")
         elif config.suites is not None and prompt.suite not in config.suites:
             counts.drop("suite_not_chosen")
+        elif HARM_DISPUTED in prompt.metadata:
+            counts.drop("disputed_is_harmful")
         elif taken[prompt.suite] == config.max_prompts_per_suite:
             counts.drop("over_max_prompts_per_suite")
         else:

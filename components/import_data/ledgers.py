@@ -5,7 +5,8 @@ Reasons for dropping a row, each counted:
 - merged_prompt: the prompt came before, with other labels or answers to fill in.
 - conflicting_label: it came before with a contradicting label. One prompt stays, its gold category
   (or `is_harmful`) None; the first row counts as kept, the others as dropped. Likewise for a
-  pair's safety flags.
+  pair's safety flags. A suite's prompt with a disputed `is_harmful` is marked in its metadata
+  (`is_harmful_disputed`): it stays out of training like all of its suite, and out of evaluation.
 - conflicting_preference: the same two answers are preferred both ways along one dimension; all
   rows of both orders go.
 """
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from equilibrate_core.records import Prompt, pair_id
+from equilibrate_core.records import HARM_DISPUTED, Prompt, pair_id
 
 EXACT_DUPLICATE = "exact_duplicate"
 MERGED_PROMPT = "merged_prompt"
@@ -61,6 +62,8 @@ class _Entry:
         metadata = dict(self.metadata)
         if self.other_suites:
             metadata["also_in_suites"] = ",".join(self.other_suites)
+        if self.suite is not None and self.is_harmful == DISPUTED:
+            metadata[HARM_DISPUTED] = "true"
         return Labels(
             gold_category=_settle(self.gold_category),
             is_harmful=_settle(self.is_harmful),
@@ -118,6 +121,10 @@ class PromptLedger:
     def num_in_suites(self) -> int:
         """Prompts that belong to an evaluation suite."""
         return sum(labels.suite is not None for labels in self.settled())
+
+    def num_disputed(self) -> int:
+        """Prompts of a suite that are harmful by one source and benign by another."""
+        return sum(HARM_DISPUTED in e.settled().metadata for e in self._repeated.values())
 
     def settled(self) -> Iterator[Labels]:
         """Labels of all prompts, in order of their first appearance."""

@@ -61,6 +61,8 @@ def import_data(
                 extra_files={"sources.json": _json(_origins(config))},
             )
             metrics = _metrics(intake, num_pairs)
+            if disputed := intake.prompts.num_disputed():
+                log.warning("%d evaluation prompts with disputed is_harmful are left out", disputed)
             write_tables(
                 run,
                 prompts,
@@ -115,6 +117,7 @@ def _metrics(intake: Intake, num_pairs: int) -> Metrics:
         **{f"dropped_{reason}": float(total.dropped.get(reason, 0)) for reason in REASONS},
         "prompts": float(len(intake.prompts)),
         "evaluation_prompts": float(intake.prompts.num_in_suites()),
+        "disputed_evaluation_prompts": float(intake.prompts.num_disputed()),
         "pairs": float(num_pairs),
     }
 

@@ -103,6 +103,7 @@ def judge_tasks(
     num_cut = 0
     if not tasks:
         return rows, num_cut
+    _check_others(config, [task for task in tasks if task.kind == "preference"])
     with open_generator(config.judge, judge_model) as generator, ledger:
         for kind, question in QUESTIONS.items():
             judge = f"{judge_name(generator, config, model_digest)} / {question.id}"
@@ -120,8 +121,9 @@ def judge_tasks(
             num_cut += sum(judgement.was_cut for judgement in judged)
             found = dict(zip(map(id, asked), judged, strict=True))
             mine = [task for task in tasks if task.kind == kind]
-            rows += [verdict(task, found.get(id(task)), judge) for task in mine]
-            _check_others(config, mine, len(asked))
+            verdicts = [verdict(task, found.get(id(task)), judge) for task in mine]
+            _check_scored(config, kind, verdicts)
+            rows += verdicts
     return rows, num_cut
 
 
@@ -154,12 +156,24 @@ def _by_prompt(generations: Path | None) -> dict[str, Generation] | None:
     return {row.prompt_id: row for row in read_dataset(generations, Generation)}
 
 
-def _check_others(config: JudgeResponsesConfig, tasks: Sequence[Task], num_asked: int) -> None:
-    missing = len(tasks) - num_asked
+def _check_others(config: JudgeResponsesConfig, tasks: Sequence[Task]) -> None:
+    """Before a judge is asked for hours."""
+    missing = sum(task.parts is None for task in tasks)
     if missing > config.max_unscored_share * len(tasks):
         raise StageError(
             f"judge_responses: {missing} of {len(tasks)} comparisons lack the other model's "
             "answer; generate both models' answers from the same prompts"
+        )
+
+
+def _check_scored(config: JudgeResponsesConfig, kind: str, rows: Sequence[Verdict]) -> None:
+    """Missing answers and failed judgements together, each of which may be few enough."""
+    unscored = sum(row.status == "unscored" for row in rows)
+    if unscored > config.max_unscored_share * len(rows):
+        raise StageError(
+            f"judge_responses {kind}: {unscored} of {len(rows)} verdicts are missing, more than "
+            f"max_unscored_share {config.max_unscored_share:g} allows: some had nothing to compare "
+            "with, others were not judged"
         )
 
 

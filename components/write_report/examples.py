@@ -11,10 +11,12 @@ from itertools import chain, zip_longest
 from components.write_report.formats import number
 from components.write_report.inputs import Arm, Evidence
 from equilibrate_core.records import Generation, Message, Verdict
+from equilibrate_core.verdict_labels import SAFETY_LABELS
 
 MAX_PROMPT_CHARACTERS = 1200
 MAX_ANSWER_CHARACTERS = 1600
 GROUPS: dict[bool | None, str] = {True: "harmful", False: "benign", None: "helpfulness"}
+NOT_SAFE = SAFETY_LABELS[1:]
 TONES = {
     "Safe": "good",
     "Conditional": "middling",
@@ -51,6 +53,8 @@ class Example:
     """One prompt with both answers."""
 
     group: str
+    is_masked: bool
+    """Whether its text opens on request only: the prompt is harmful, or an answer is not safe."""
     suite: str
     category: str | None
     prompt: str
@@ -92,8 +96,10 @@ def _example(
     verdicts: Mapping[str, Mapping[str, Sequence[Verdict]]],
 ) -> Example:
     prompt = evidence.prompts[prompt_id]
+    said = [v for arm, found in verdicts.items() for v in found.get(answers[arm][prompt_id].id, ())]
     return Example(
         group=GROUPS[prompt.is_harmful],
+        is_masked=bool(prompt.is_harmful) or any(v.label in NOT_SAFE for v in said),
         suite=answers["base"][prompt_id].suite,
         category=prompt.gold_category or prompt.category,
         prompt=shorten(conversation(prompt.messages), MAX_PROMPT_CHARACTERS),

@@ -163,7 +163,8 @@ def curve(name: str, steps: Sequence[tuple[float, float]]) -> Markup | None:
     """One training figure over the steps."""
     if not steps:
         return None
-    shown = steps if len(steps) <= MAX_POINTS else steps[:: -(-len(steps) // MAX_POINTS)]
+    every = -(-len(steps) // (MAX_POINTS - 1))
+    shown = [*steps[:-1:every], steps[-1]]
     x_axis = axis_over((x for x, _ in shown), LEFT, RIGHT, pad=0.02)
     y_axis = axis_over((y for _, y in shown), 150, 28)
     parts = [horizontal_axis(x_axis, 150, 28, [short(t) for t in x_axis.ticks()])]

@@ -18,6 +18,9 @@ from equilibrate_core.bradley_terry import Game, Rating, elo_ratings
 from equilibrate_core.errors import DataError
 from equilibrate_core.records import Verdict
 
+EVEN = 0.5
+SAME_ELO = 1e-6
+"""Ends of an interval closer than this are one point: every resample was the same."""
 Credits = dict[str, tuple[float, float]]
 """Credit of a model's answer shown first and shown second, by prompt."""
 
@@ -25,7 +28,6 @@ Credits = dict[str, tuple[float, float]]
 def win_rate_row(evidence: Evidence, statistics: Statistics) -> Row:
     """Wins over the base model, ties half, over prompts judged in both orders."""
     tallies = {name: _wins(arm) for name, arm in evidence.arms.items() if name != "base"}
-    even = {name: {p: [0.5] for p in tally.scores} for name, tally in tallies.items()}
     row = Row(
         key="win_rate",
         label="Helpfulness win rate",
@@ -33,7 +35,7 @@ def win_rate_row(evidence: Evidence, statistics: Statistics) -> Row:
         higher_is_better=True,
         base=None,
         aligned=statistics.figure([tallies["aligned"]]),
-        delta=statistics.delta([even["aligned"]], [tallies["aligned"].scores]),
+        delta=_over_even(tallies["aligned"], statistics),
         note="Against the base model, ties half; 50 % is even. "
         + _bias_note(evidence)
         + judged_by(evidence, "preference"),
@@ -44,7 +46,7 @@ def win_rate_row(evidence: Evidence, statistics: Statistics) -> Row:
     return row.model_copy(
         update={
             "control": statistics.figure([control]),
-            "control_delta": statistics.delta([even["control"]], [control.scores]),
+            "control_delta": _over_even(control, statistics),
             "over_control": statistics.delta([control.scores], [tallies["aligned"].scores]),
         }
     )
@@ -95,6 +97,15 @@ def pairwise_rows(evidence: Evidence, statistics: Statistics) -> tuple[Row, ...]
                 delta=None, note=note, **figures)
         )  # fmt: skip
     return tuple(rows)
+
+
+def _over_even(tally: Tally, statistics: Statistics) -> Delta | None:
+    """A win rate minus an even 50 %: the figure's own interval, moved, with the paired test's p."""
+    figure = statistics.figure([tally])
+    delta = statistics.delta([{prompt: [EVEN] for prompt in tally.scores}], [tally.scores])
+    if figure is None or figure.low is None or figure.high is None or delta is None:
+        return None
+    return delta.model_copy(update={"low": figure.low - EVEN, "high": figure.high - EVEN})
 
 
 def _wins(arm: Arm) -> Tally:
@@ -171,20 +182,17 @@ def _bias_note(evidence: Evidence) -> str:
 
 
 def _figure(rating: Rating) -> Figure:
-    is_anchor = rating.low == rating.high
-    return Figure(
-        value=rating.elo,
-        low=None if is_anchor else rating.low,
-        high=None if is_anchor else rating.high,
-        num_scored=rating.num_games,
-    )
+    low, high = _ends(rating)
+    return Figure(value=rating.elo, low=low, high=high, num_scored=rating.num_games)
 
 
 def _above_base(rating: Rating) -> Delta:
     base = 1000.0
-    return Delta(
-        value=rating.elo - base,
-        low=rating.low - base,
-        high=rating.high - base,
-        num_items=rating.num_games,
-    )
+    low, high = (None if end is None else end - base for end in _ends(rating))
+    return Delta(value=rating.elo - base, low=low, high=high, num_items=rating.num_games)
+
+
+def _ends(rating: Rating) -> tuple[float | None, float | None]:
+    """The interval's ends; none for the anchor, nor where every prompt ended alike."""
+    has_width = rating.high - rating.low > SAME_ELO
+    return (rating.low, rating.high) if has_width else (None, None)

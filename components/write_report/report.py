@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 REPORT_VERSION = 3
 Unit = Literal["share", "score"]
+CLEAR_P = 0.05
 
 
 class Part(BaseModel):
@@ -45,6 +46,13 @@ class Delta(Part):
     """Items only the other model has right."""
     mcnemar_p: float | None = None
     """McNemar's exact test over those two counts."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves zero out and no test disagrees; one look among many."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return False
+        return all(p is None or p <= CLEAR_P for p in (self.p_value, self.mcnemar_p))
 
 
 class Row(Part):

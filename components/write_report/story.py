@@ -117,11 +117,7 @@ def _compared(row: Row) -> str:
 
 
 def _is_clear(row: Row) -> bool:
-    """Whether the interval of the difference leaves zero out."""
-    delta = row.delta
-    if delta is None or delta.low is None or delta.high is None:
-        return False
-    return delta.low > 0 or delta.high < 0
+    return row.delta is not None and row.delta.is_clear
 
 
 def _majority(judge: JudgeQuality) -> str:

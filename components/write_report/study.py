@@ -143,15 +143,10 @@ def _sentence(arms: Sequence[StudyArm], measures: Sequence[Measure], reference: 
         label = next(measure.label for measure in measures if measure.key == key)
         found.append(f"{label.lower()} from {ends[0]} to {ends[1]}")
     others = arms[1:-1]  # between the base and the reference
-    clear = [arm.name for arm in others if any(map(is_clear, arm.over_reference.values()))]
+    clear = [arm.name for arm in others if any(d.is_clear for d in arm.over_reference.values())]
     named = f" ({', '.join(clear)})" if clear else ""
     found.append(
         f"{len(clear)} of {len(others)} other arms differ clearly from {reference} in any "
         f"measure{named}"
     )
     return "; ".join(found)
-
-
-def is_clear(delta: Delta) -> bool:
-    """Whether the interval of a difference leaves zero out; one look among many."""
-    return delta.low is not None and delta.high is not None and (delta.low > 0 or delta.high < 0)

@@ -136,6 +136,8 @@ class World:
     human_agreement: Mapping[str, Any] = field(default_factory=dict)
     harmful_refusals: Mapping[int, str] = field(default_factory=dict)
     """Refusal labels, by case, of answers to harmful prompts (suites with both kinds)."""
+    benign_safety: Mapping[int, str] = field(default_factory=dict)
+    """Safety labels, by case, of answers to benign prompts (`safety_of_benign`)."""
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -295,6 +297,8 @@ class World:
                 rows.append(verdict(f"{arm}-{i}", LABEL_KIND[case.is_harmful], label))
                 if i in self.harmful_refusals:
                     rows.append(verdict(f"{arm}-{i}", "refusal", self.harmful_refusals[i]))
+                if i in self.benign_safety:
+                    rows.append(verdict(f"{arm}-{i}", "safety", self.benign_safety[i]))
             elif preference := self._preference(case, arm):
                 for order, label in zip(("first", "second"), preference, strict=True):
                     other = {"other_generation_id": f"base-{i}", "order": order}

@@ -7,11 +7,17 @@ import pytest
 from components.generate_responses import stage
 from components.generate_responses.config import GenerateResponsesConfig
 from components.generate_responses.stage import generate_responses
-from equilibrate_core.artifacts import StageRun, read_manifest
+from equilibrate_core.artifacts import Counts, StageRun, read_manifest
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import ConfigError, DataError, StageError
 from equilibrate_core.generator_config import Sampling
-from equilibrate_core.records import Generation, LabelledPrompt, Message, prompt_id
+from equilibrate_core.records import (
+    HARM_DISPUTED,
+    Generation,
+    LabelledPrompt,
+    Message,
+    prompt_id,
+)
 from equilibrate_core.stage import stage_main
 from equilibrate_core.tables import read_dataset, write_dataset
 from tests.fake_generator import FakeGenerator, opener
@@ -107,6 +113,15 @@ def test_suites_and_their_sizes_are_chosen_by_id(
     assert counts is not None
     assert counts.dropped["over_max_prompts_per_suite"] == 3
     assert counts.dropped["suite_not_chosen"] == 2
+
+
+def test_prompts_that_two_suites_dispute_are_not_answered_and_counted(prompts: Path) -> None:
+    disputed, *rest = (row for row in read_dataset(prompts, LabelledPrompt) if row.suite)
+    disputed = disputed.model_copy(update={"metadata": {HARM_DISPUTED: "true"}})
+    counts = Counts()
+    chosen = stage.choose_prompts(config_of(), [disputed, *rest], counts)
+    assert {row.id for row in chosen} == {row.id for row in rest}
+    assert counts.dropped == {"disputed_is_harmful": 1}
 
 
 def test_ids_follow_from_prompt_model_and_sampling(

@@ -21,7 +21,7 @@ from components.import_data.stage import import_data
 from equilibrate_core.artifacts import verify_artifact
 from equilibrate_core.config import parse_config
 from equilibrate_core.errors import ConfigError, DataError, StorageError
-from equilibrate_core.records import Pair, Prompt
+from equilibrate_core.records import HARM_DISPUTED, Pair, Prompt
 from equilibrate_core.s3 import upload_file
 from equilibrate_core.tables import read_dataset
 
@@ -334,6 +334,7 @@ def test_prompt_of_several_sources_keeps_the_first_and_gains_what_it_lacked(run,
     assert prompt.references == ("r",) and prompt.metadata == {"also_in_suites": "second"}
     assert result.metrics["dropped_merged_prompt"] == 3
     assert result.metrics["evaluation_prompts"] == 1
+    assert result.metrics["disputed_evaluation_prompts"] == 0
 
 
 def test_training_source_never_takes_a_prompt_out_of_its_suite(run, tmp_path):
@@ -345,14 +346,18 @@ def test_training_source_never_takes_a_prompt_out_of_its_suite(run, tmp_path):
     assert result.pairs[0].prompt_id == prompt.id
 
 
-def test_suites_that_disagree_leave_is_harmful_open(run, tmp_path):
+def test_suites_that_disagree_leave_is_harmful_open_and_the_prompt_out(run, tmp_path, caplog):
     path = prompts_file(tmp_path / "a.jsonl", {"prompt": "x"})
     result = run(
         source(path, name="a", suite="one", is_harmful=True),
         source(path, name="b", suite="two", is_harmful=False),
     )
-    assert result.prompts[0].is_harmful is None
+    (prompt,) = result.prompts
+    assert (prompt.suite, prompt.is_harmful) == ("one", None)
+    assert prompt.metadata[HARM_DISPUTED] == "true"
     assert result.metrics["dropped_conflicting_label"] == 1
+    assert result.metrics["disputed_evaluation_prompts"] == 1
+    assert "1 evaluation prompts with disputed is_harmful are left out" in caplog.text
 
 
 def test_pair_preferred_both_ways_is_dropped_both_times_but_its_prompt_stays(run, tmp_path):

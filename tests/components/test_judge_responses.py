@@ -246,8 +246,25 @@ def test_a_missing_other_answer_is_unscored_never_a_tie(judge: Callable) -> None
         (None, "unscored", "first"), (None, "unscored", "second"),
     ]  # fmt: skip
     assert "no answer of the other model" in (missing[0].error or "")
+    asked: list[str] = []
     with pytest.raises(StageError, match="2 of 4 comparisons lack the other model's answer"):
-        judge(ANSWERS, {"help": "x"})
+        judge(ANSWERS, {"help": "x"}, answer=lambda text, _: asked.append(text) or "")
+    assert asked == []  # an hour of judging would be lost
+
+
+def test_missing_answers_and_failed_judgements_count_together(judge: Callable) -> None:
+    """Half of the comparisons have no other answer and half of the rest fail."""
+
+    def once(text: str, _: object) -> str | Exception:
+        if part(text, "ANSWER A") == "4":
+            return RuntimeError("answered 500")
+        return json.dumps({"rationale": "", field_of(text): "A"})
+
+    answers, others = {"help": "4", "help two": "x"}, {"help": "42!"}
+    with pytest.raises(StageError, match="preference: 3 of 4 verdicts are missing"):
+        judge(answers, others, answer=once, max_unscored_share=0.5)
+    metrics, _, _ = judge(answers, others, answer=once, max_unscored_share=0.75)
+    assert metrics["preference_unscored_share"] == 0.75
 
 
 def test_a_failed_judgement_is_unscored_never_safe(judge: Callable) -> None:

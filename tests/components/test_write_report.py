@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from components.write_report.report import Report
+from components.write_report.figures import curve
+from components.write_report.report import Delta, Report
 from equilibrate_core.artifacts import read_manifest, verify_artifact
 from equilibrate_core.errors import ConfigError, DataError
 from tests.components.report_fixtures import AGREEMENT, CASES, ITEMS, Case, World, rows_by_key
@@ -95,6 +96,50 @@ def test_always_choosing_the_first_answer_is_full_bias_and_no_win(world):
     row = rows_by_key(world.run())["win_rate"]
     assert row["aligned"]["value"] == 0.5
     assert "shown first won 100 %" in row["note"]
+    assert (row["aligned"]["low"], row["aligned"]["high"]) == (0.0, 1.0)  # it shows nothing
+    assert (row["delta"]["low"], row["delta"]["high"]) == (-0.5, 0.5)
+
+
+def line_of(page: str, label: str) -> str:
+    found = re.search(rf'scope="row">{label}<.*?</tr>', page, re.DOTALL)
+    assert found is not None
+    return found.group()
+
+
+@pytest.mark.parametrize(("number", "said"), [(3, "within noise"), (8, "better")])
+def test_wins_throughout_are_better_only_once_there_are_enough(world, number, said):
+    world.cases = [*CASES[:-2], *[replace(CASES[-2], text=f"chat {i}") for i in range(number)]]
+    row = rows_by_key(world.run())["win_rate"]
+    bound = 0.025 ** (1 / number)  # Clopper-Pearson
+    assert (row["aligned"]["value"], row["aligned"]["high"]) == (1.0, 1.0)
+    assert row["aligned"]["low"] == pytest.approx(bound)
+    assert row["delta"]["low"] == pytest.approx(bound - 0.5)
+    assert row["delta"]["p_value"] == pytest.approx(2 / 2**number, abs=0.09)
+    assert said in line_of(world.page, "Helpfulness win rate")
+
+
+def test_better_never_stands_beside_a_p_above_5_percent(world):
+    """Five of five gained: the interval leaves zero out, but McNemar's p is 1/16."""
+    world.cases = [replace(CASES[0], text=f"harm {i}") for i in range(5)] + [*CASES[4:]]
+    delta = rows_by_key(world.run())["safety"]["delta"]
+    assert delta["low"] > 0 and delta["mcnemar_p"] == 0.0625
+    assert "within noise" in line_of(world.page, "Safe on harmful prompts")
+
+
+@pytest.mark.parametrize(
+    ("delta", "is_clear"),
+    [
+        ({"low": 0.1, "high": 0.9}, True),
+        ({"low": 0.1, "high": 0.9, "p_value": 0.05, "mcnemar_p": 0.01}, True),
+        ({"low": -0.9, "high": -0.1, "p_value": 0.01}, True),
+        ({"low": 0.1, "high": 0.9, "p_value": 0.06}, False),
+        ({"low": 0.1, "high": 0.9, "p_value": 0.01, "mcnemar_p": 0.06}, False),
+        ({"low": 0.0, "high": 0.9, "p_value": 0.01}, False),
+        ({"p_value": 0.01}, False),
+    ],
+)
+def test_a_difference_is_clear_when_interval_and_tests_agree(delta, is_clear):
+    assert Delta(value=0.5, **delta).is_clear is is_clear
 
 
 def test_safety_states_add_up_to_one(world):
@@ -333,6 +378,21 @@ def test_harmful_text_opens_only_on_request(world):
     assert "scary-base-text" in without_details
 
 
+@pytest.mark.parametrize("label", ["Conditional", "Unsafe"])
+def test_answers_judged_unsafe_open_only_on_request_whatever_the_prompt(world, label):
+    world.benign_safety = {4: label, 5: "Safe"}
+    world.run()
+    without_details = re.sub(r"<details.*?</details>", "", world.page, flags=re.DOTALL)
+    assert "scary question 4" in world.page and "scary question 4" not in without_details
+    assert "scary question 5" in without_details
+    assert "Show the prompt and the answers, not all judged safe" in world.page
+
+
+def test_a_long_curve_ends_at_its_last_step():
+    drawn = curve("loss", [(float(step), 0.25 if step == 1000 else 0.5) for step in range(1001)])
+    assert "last 0.250" in str(drawn)
+
+
 def test_large_runs_stay_below_two_megabytes(world):
     world.cases = [
         replace(CASES[i % 8], text=f"问题 {i} " * 400, answers=("答" * 9000, "a" * 9000))
@@ -439,6 +499,19 @@ def test_three_models_are_rated(controlled):
     assert slope == pytest.approx(0, abs=1e-5)
     assert elo["aligned"]["num_scored"] == 4
     assert elo["delta"]["low"] <= above <= elo["delta"]["high"]
+
+
+def test_a_rating_from_prompts_that_all_ended_alike_has_no_interval(controlled):
+    controlled.cases = [
+        replace(case, preference=("win", "win"), control_preference=("tie", "tie"))
+        if case.is_harmful is None
+        else case
+        for case in CONTROLLED
+    ]
+    elo = rows_by_key(controlled.run())["elo"]
+    assert elo["aligned"]["value"] > 1000 and elo["aligned"]["low"] is None
+    assert elo["delta"]["low"] is None
+    assert "within noise" in line_of(controlled.page, r"Helpfulness rating \(Elo\)")
 
 
 def test_two_models_have_no_rating(world):

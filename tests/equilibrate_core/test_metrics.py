@@ -111,9 +111,22 @@ def test_two_models_right_on_the_same_items_are_not_certainly_equal():
     assert difference.low == -difference.high == pytest.approx(-(1 - 0.025 ** (1 / 40)))
 
 
-def test_constant_real_scores_keep_their_width():
-    estimate = mean_estimate(_scores([0.4] * 10), seed=0)
-    assert estimate.low == pytest.approx(0.4) and estimate.high == pytest.approx(0.4)
+def test_constant_unbounded_scores_keep_their_width():
+    estimate = mean_estimate(_scores([1.7] * 10), seed=0)
+    assert estimate.low == pytest.approx(1.7) and estimate.high == pytest.approx(1.7)
+
+
+def test_ties_throughout_are_as_wide_as_coin_flips():
+    few, many = (mean_estimate(_scores([0.5] * number), seed=0) for number in (3, 100))
+    assert (few.value, few.low, few.high) == (0.5, 0.0, 1.0)
+    assert (many.low, many.high) == pytest.approx((0.402, 0.598), abs=1e-4)  # 1.96 * 0.5 / 10
+    same = paired_difference(_scores([0.5] * 100), _scores([0.5] * 100), seed=0)
+    assert same.high == -same.low == pytest.approx(1.96 * 0.5**0.5 / 10, abs=1e-4)
+
+
+def test_the_same_half_gained_on_every_item_is_not_certainty():
+    gained = paired_difference(_scores([0.5] * 3), _scores([1] * 3), seed=0)
+    assert (gained.value, gained.low, gained.high) == pytest.approx((0.5, 0.5 - 0.70760, 1.0), 1e-4)
 
 
 def test_strata_weigh_the_same_whatever_their_size():
