@@ -1,8 +1,8 @@
 """How text is generated, as configs: which backend, with what resources, sampled how."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from equilibrate_core.config import Config
 
@@ -62,6 +62,19 @@ class GeneratorConfig(Config):
                 f"endpoint_url and endpoint_model go with backend endpoint, not {self.backend}"
             )
         return self
+
+
+def _runs_the_given_model(config: GeneratorConfig) -> GeneratorConfig:
+    if config.backend == "endpoint":
+        raise ValueError(
+            "backend endpoint answers with the server's model, whichever model the task is given, "
+            "so the answers would be another model's; use auto, vllm or transformers"
+        )
+    return config
+
+
+OwnModelGenerator = Annotated[GeneratorConfig, AfterValidator(_runs_the_given_model)]
+"""Where a model of the run itself answers; only judges may be servers."""
 
 
 class Sampling(Config):

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from equilibrate_core.config import StageConfig
-from equilibrate_core.generator_config import GeneratorConfig, Sampling
+from equilibrate_core.generator_config import GeneratorConfig, OwnModelGenerator, Sampling
 from equilibrate_core.records import HARM_CATEGORIES, Category
 
 
@@ -16,8 +16,8 @@ class BuildPairsConfig(StageConfig):
     """At most this many prompts of each, chosen by the seed."""
     num_samples: int = Field(default=8, ge=2)
     """Answers sampled per prompt."""
-    generator: GeneratorConfig = GeneratorConfig()
-    """Where the base model runs."""
+    generator: OwnModelGenerator = GeneratorConfig()
+    """Where the base model runs. Not `endpoint`: the answers must be the base model's own."""
     sampling: Sampling = Sampling(temperature=1.0, max_tokens=256)
     """How answers are drawn; its seed and the stage's are added, each sample has its own. Answers
     that `max_tokens` cut are left out and counted."""

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from equilibrate_core.config import StageConfig
-from equilibrate_core.generator_config import GeneratorConfig, Sampling
+from equilibrate_core.generator_config import GeneratorConfig, OwnModelGenerator, Sampling
 
 
 class GenerateResponsesConfig(StageConfig):
@@ -15,8 +15,9 @@ class GenerateResponsesConfig(StageConfig):
     """Evaluation suites to answer; None for all. One that no prompt belongs to is an error."""
     max_prompts_per_suite: int | None = Field(default=None, ge=1)
     """Prompts of each suite, the first in order of their ids, equal for all arms; None for all."""
-    generator: GeneratorConfig = GeneratorConfig()
-    """Where the model runs."""
+    generator: OwnModelGenerator = GeneratorConfig()
+    """Where the model runs. Not `endpoint`: base, aligned and all other models share this section,
+    and a server would answer for each of them."""
     sampling: Sampling = Sampling()
     """How answers are drawn; greedy by default. `sampling.seed` is added to the stage's seed."""
     shard_size: int = Field(default=512, ge=1)

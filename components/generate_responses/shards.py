@@ -1,7 +1,8 @@
 """Answers kept shard by shard, so that an interrupted generation goes on where it stopped.
 
-A shard's key covers model, sampling, backend and the shard's own prompts: a shard of another run
-is never taken for this one's, and a changed prompt costs its own shard alone.
+A shard's key covers model, sampling, the backend and precision that run, and the messages of its
+prompts to the letter: a shard of another run is never taken for this one's. Prompts are cut in
+order of their ids, so one that comes, goes or changes its id costs the shards behind it, too.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import DataError
-from equilibrate_core.records import digest
+from equilibrate_core.records import Prompt, digest
 from equilibrate_core.s3 import exists, put_if_absent, read_object
 from equilibrate_core.s3_uris import is_s3, join_uri
 
@@ -25,29 +26,32 @@ class ShardStore:
     def __init__(self, uri: str, run: dict[str, Any]) -> None:
         self.uri, self.run = uri, run
 
-    def read(self, prompt_ids: Sequence[str]) -> list[Completion] | None:
+    def read(self, prompts: Sequence[Prompt]) -> list[Completion] | None:
         """The answers to these prompts, or None when the shard was not finished."""
-        place = self._place(prompt_ids)
+        place = self._place(prompts)
         if is_s3(place):
             if not exists(place):
                 return None
-            text = read_object(place)[0].decode()
+            raw = read_object(place)[0]
         else:
             if not Path(place).is_file():
                 return None
-            text = Path(place).read_text(encoding="utf-8")
-        rows = [Completion(**json.loads(line)) for line in text.splitlines()]
-        if len(rows) != len(prompt_ids):
+            raw = Path(place).read_bytes()
+        try:  # bytes: str.splitlines would also cut at U+2028 and its like inside an answer
+            rows = [Completion(**json.loads(line)) for line in raw.splitlines()]
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{place}: not a shard of answers: {error}; remove the file") from error
+        if len(rows) != len(prompts):
             raise DataError(
-                f"{place}: {len(rows)} answers to {len(prompt_ids)} prompts; remove the file"
+                f"{place}: {len(rows)} answers to {len(prompts)} prompts; remove the file"
             )
         return rows
 
-    def write(self, prompt_ids: Sequence[str], completions: Sequence[Completion]) -> None:
+    def write(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> None:
         """Keep a finished shard. One with failed rows is not kept: they deserve another try."""
         if any(completion.error for completion in completions):
             return
-        place = self._place(prompt_ids)
+        place = self._place(prompts)
         text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in completions)
         if is_s3(place):
             put_if_absent(place, text.encode())
@@ -58,6 +62,7 @@ class ShardStore:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
 
-    def _place(self, prompt_ids: Sequence[str]) -> str:
-        name = f"shard-{digest([self.run, list(prompt_ids)])}.jsonl"
+    def _place(self, prompts: Sequence[Prompt]) -> str:
+        asked = [[message.model_dump() for message in prompt.messages] for prompt in prompts]
+        name = f"shard-{digest([self.run, asked])}.jsonl"
         return join_uri(self.uri, name) if is_s3(self.uri) else str(Path(self.uri) / name)

@@ -13,8 +13,9 @@ from components.generate_responses.shards import ShardStore
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import ConfigError, DataError, StageError
-from equilibrate_core.generator import open_generator
-from equilibrate_core.generator_config import Sampling
+from equilibrate_core.generator import choose_backend, open_generator
+from equilibrate_core.generator_config import GeneratorConfig, Sampling
+from equilibrate_core.generator_dtype import resolve_dtype
 from equilibrate_core.progress import Progress
 from equilibrate_core.records import HARM_DISPUTED, Generation, LabelledPrompt, digest
 from equilibrate_core.stage import Metrics, stage_main, start_stage
@@ -31,7 +32,8 @@ def generate_responses(
     counts = Counts()
     chosen = choose_prompts(config, read_dataset(prompts, LabelledPrompt), counts)
     sampling = config.sampling.model_copy(update={"seed": config.sampling.seed + config.seed})
-    completions, model_id = answer_in_shards(config, chosen, sampling, model, run.inputs["model"])
+    model_id = run.inputs["model"]
+    completions = answer_in_shards(config, chosen, sampling, model, model_id)
     check_failures(config, completions)
     rows = [
         generation(config.model_name, prompt, completion, model_id, sampling)
@@ -57,38 +59,42 @@ def answer_in_shards(
     prompts: Sequence[LabelledPrompt],
     sampling: Sampling,
     model: Path,
-    model_digest: str,
-) -> tuple[list[Completion], str]:
-    """Answers in the prompts' order, and the name of what gave them.
+    model_id: str,
+) -> list[Completion]:
+    """Answers in the prompts' order.
 
     Shards that are kept from an earlier attempt are read; the model is loaded for the others
     alone, and not at all when there are none.
     """
-    served = config.generator.backend == "endpoint"
-    model_id = config.generator.endpoint_model or "" if served else model_digest
+    settled = settle(config.generator)
     identity = {
         "model": model_id,
         "sampling": sampling.model_dump(mode="json"),
-        "generator": config.generator.model_dump(mode="json"),
+        "generator": settled.model_dump(mode="json"),
     }
     store = ShardStore(config.shards_uri, identity) if config.shards_uri else None
     size = config.shard_size
     shards = [list(prompts[start : start + size]) for start in range(0, len(prompts), size)]
-    found = [store.read([p.id for p in shard]) if store else None for shard in shards]
+    found = [store.read(shard) if store else None for shard in shards]
     with Progress(f"generate_responses {config.model_name}", total=len(prompts)) as progress:
         progress.skip(sum(len(kept) for kept in found if kept is not None), "kept from before")
         if None in found:
-            with open_generator(config.generator, model) as generator:
-                model_id = generator.name if served else model_id
+            with open_generator(settled, model) as generator:
                 for place, shard in enumerate(shards):
                     if found[place] is None:
                         new = generator.generate(
                             [p.messages for p in shard], sampling, on_done=progress.advance
                         )
                         if store:
-                            store.write([p.id for p in shard], new)
+                            store.write(shard, new)
                         found[place] = new
-    return [completion for shard in found for completion in shard or ()], model_id
+    return [completion for shard in found for completion in shard or ()]
+
+
+def settle(config: GeneratorConfig) -> GeneratorConfig:
+    """The config with what `auto` means on this machine: another backend answers otherwise."""
+    backend = choose_backend(config) if config.backend == "auto" else config.backend
+    return config.model_copy(update={"backend": backend, "dtype": resolve_dtype(config.dtype)})
 
 
 def choose_prompts(

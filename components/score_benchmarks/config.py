@@ -65,9 +65,11 @@ class ScoreBenchmarksConfig(StageConfig):
 
     data_uri: str = Field(min_length=1)
     """Folder or s3:// prefix with one subfolder per benchmark (ceval/val/**.jsonl,
-    c3/c3-{d,m}-{test,dev}.json, mmlu/{test,dev}/*.csv, commonsenseqa/*.jsonl, race/*.jsonl,
-    arc/ARC-{Challenge,Easy}_*.jsonl, bbh/bbh/*.json with bbh/cot-prompts/*.txt, hellaswag/*.jsonl,
-    winogrande/*.jsonl, gsm8k/*.jsonl, humaneval/*.jsonl.gz); or `hub` for the harness's sources."""
+    c3/c3-{d,m}-{test,dev}.json, mmlu/{test,dev}/*.csv, race/test_{high,middle}.jsonl,
+    arc/ARC-{Challenge,Easy}_{test,validation}.jsonl, bbh/bbh/*.json with bbh/cot-prompts/*.txt,
+    {commonsenseqa,hellaswag,winogrande}/validation.jsonl, gsm8k/test.jsonl,
+    humaneval/HumanEval.jsonl.gz, each gzipped or not); or `hub` for the harness's sources. A longer
+    name is taken where one file alone has it, a file named train never."""
     benchmarks: tuple[Benchmark, ...] = Field(default=BENCHMARKS, min_length=1)
     """Benchmarks to run, each once; `average` is the mean over these."""
     items_are_samples: bool = False
@@ -82,6 +84,12 @@ class ScoreBenchmarksConfig(StageConfig):
     rows, BBH's prompts) a benchmark's first rows of each part are its shots and are not scored."""
     backend: Literal["transformers", "vllm"] = "transformers"
     """What runs the model; on an accelerator vllm is the faster."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """Accelerators that share one model (vllm)."""
+    attempts: int = Field(default=2, ge=1)
+    """Times a benchmark is tried whose failure may pass (a hub that refuses, an engine that died,
+    memory that ran out): again after all others, with a freshly loaded model. What is wrong with
+    the data or the sandbox fails at once. A larger number makes this stage run again."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the weights in memory; `auto` is bfloat16 where the hardware computes in it."""
     batch_size: int = Field(default=8, ge=1)
@@ -114,6 +122,10 @@ class ScoreBenchmarksConfig(StageConfig):
             raise ValueError("num_fewshot: bbh has three worked examples")
         if self.num_fewshot.get("humaneval", 0) > 0:
             raise ValueError("num_fewshot: humaneval has no worked examples")
+        if self.tensor_parallel_size > 1 and self.backend != "vllm":
+            raise ValueError(
+                f"tensor_parallel_size: {self.backend} runs on one accelerator; set backend: vllm"
+            )
         return self
 
     def shots(self, benchmark: Benchmark) -> int:

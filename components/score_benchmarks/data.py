@@ -73,11 +73,11 @@ def _ceval_row(row: Row) -> Row:
 
 def _c3(folder: Path) -> Iterable[Part]:
     for part in PARTS["c3"]:
-        path = _first(folder / "c3", f"c3-{part}-test.json", f"c3-{part}-dev.json")
-        for file in path[:1]:
+        stems = (f"c3-{part}-test", f"c3-{part}-dev")
+        if file := _only(folder / "c3", *stems, endings=(".json",)):
             questions = (
                 {"context": texts, **question}
-                for texts, questions, _ in json.loads(file.read_text(encoding="utf-8"))
+                for texts, questions, _ in _json(file)
                 for question in questions
             )
             yield Part(part, _converted(file, questions, c3_row), [])
@@ -112,8 +112,12 @@ def _mmlu_row(row: Row) -> Row:
 
 
 def _race(folder: Path) -> Iterable[Part]:
-    for path in sorted((folder / "race").glob("*.jsonl")):
-        yield Part(path.stem.removeprefix("test_"), _rows(path, _race_row), [])
+    parts = {part: _only(folder / "race", f"test_{part}", f"*{part}*") for part in PARTS["race"]}
+    if not any(parts.values()):
+        parts = {"all": _only(folder / "race", "test", "*test*", "*")}
+    for part, path in parts.items():
+        if path:
+            yield Part(part, _rows(path, _race_row), [])
 
 
 def _race_row(row: Row) -> Row:
@@ -125,9 +129,9 @@ def _race_row(row: Row) -> Row:
 
 def _arc(level: str) -> Callable[[Path], Iterable[Part]]:
     def read(folder: Path) -> Iterable[Part]:
-        files = _first(folder / "arc", f"ARC-{level}_test*.jsonl", f"ARC-{level}_*.jsonl")
-        if files:
-            yield Part("", [row for path in files for row in _rows(path, _arc_row)], [])
+        stems = (f"ARC-{level}_{name}" for name in ("test", "test*", "validation", "*"))
+        if path := _only(folder / "arc", *stems):
+            yield Part("", _rows(path, _arc_row), [])
 
     return read
 
@@ -153,7 +157,7 @@ def _bbh(folder: Path) -> Iterable[Part]:
         prompt = folder / "bbh" / "cot-prompts" / f"{path.stem}.txt"
         if not prompt.is_file():
             raise DataError(f"{prompt}: missing: BBH is asked with its chain-of-thought examples")
-        examples = json.loads(path.read_text(encoding="utf-8"))["examples"]
+        examples = _json(path)["examples"]
         rows = _converted(path, examples, lambda row: {n: row[n] for n in ("input", "target")})
         opening, shots = _cot_examples(prompt)
         yield Part(path.stem, rows, shots, opening)
@@ -172,51 +176,63 @@ def _cot_examples(path: Path) -> tuple[str, list[Row]]:
     return f"{opening}\n\n", shots
 
 
-def _jsonl(name: str, *fields: str, split: str) -> Callable[[Path], Iterable[Part]]:
+def _jsonl(name: str, *fields: str, stems: tuple[str, ...]) -> Callable[[Path], Iterable[Part]]:
     """Reader of a benchmark whose rows are already as the harness wants them."""
 
     def read(folder: Path) -> Iterable[Part]:
-        files = _first(folder / name, f"*{split}*.jsonl*", "*.jsonl", "*.jsonl.gz")
-        if files:
-            keep = [
-                row for path in files for row in _rows(path, lambda r: {f: r[f] for f in fields})
-            ]
-            yield Part("", keep, [])
+        if path := _only(folder / name, *stems, "*"):
+            yield Part("", _rows(path, lambda row: {f: row[f] for f in fields}), [])
 
     return read
 
 
+VALIDATION = ("validation", "*validation*", "*val*")
 READERS: dict[Benchmark, Callable[[Path], Iterable[Part]]] = {
     "ceval": _ceval,
     "c3": _c3,
     "mmlu": _mmlu,
-    "commonsenseqa": _jsonl(
-        "commonsenseqa", "question", "choices", "answerKey", split="validation"
-    ),
+    "commonsenseqa": _jsonl("commonsenseqa", "question", "choices", "answerKey", stems=VALIDATION),
     "race": _race,
     "arc_challenge": _arc("Challenge"),
     "arc_easy": _arc("Easy"),
     "bbh": _bbh,
     "hellaswag": _jsonl(
-        "hellaswag", "activity_label", "ctx_a", "ctx_b", "endings", "label", split="validation"
+        "hellaswag", "activity_label", "ctx_a", "ctx_b", "endings", "label", stems=VALIDATION
     ),
     "winogrande": _jsonl(
-        "winogrande", "sentence", "option1", "option2", "answer", split="validation"
+        "winogrande", "sentence", "option1", "option2", "answer", stems=VALIDATION
     ),
-    "gsm8k": _jsonl("gsm8k", "question", "answer", split="test"),
-    "humaneval": _jsonl("humaneval", "prompt", "entry_point", "test", split="HumanEval"),
+    "gsm8k": _jsonl("gsm8k", "question", "answer", stems=("test", "*test*")),
+    "humaneval": _jsonl("humaneval", "prompt", "entry_point", "test", stems=("HumanEval",)),
 }
 
 PARTS: dict[Benchmark, tuple[str, ...]] = {"c3": ("d", "m"), "race": ("high", "middle")}
 """Parts of benchmarks that come in several here and in one, or not at all, in the harness."""
 
 
-def _first(folder: Path, *patterns: str) -> list[Path]:
-    """Files of the first pattern that matches any."""
-    for pattern in patterns:
-        if files := sorted(folder.glob(pattern)):
-            return files
-    return []
+def _only(
+    folder: Path, *stems: str, endings: tuple[str, ...] = (".jsonl", ".jsonl.gz")
+) -> Path | None:
+    """The one file that the first of these stems finds: an exact name comes before a pattern.
+
+    Files of training rows are not looked at. Raises DataError when a stem finds several.
+    """
+    for stem in stems:
+        found = (path for ending in endings for path in folder.glob(stem + ending))
+        files = sorted(path for path in found if "train" not in path.name.lower())
+        if len(files) > 1:
+            names = ", ".join(path.name for path in files)
+            raise DataError(f"{folder}: {names}: each could be the one to score by; leave one")
+        if files:
+            return files[0]
+    return None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
 
 
 def _rows(path: Path, convert: Callable[[Row], Row]) -> list[Row]:

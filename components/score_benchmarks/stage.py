@@ -13,14 +13,15 @@ import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.score_benchmarks.config import HUB, SCORING, Benchmark, ScoreBenchmarksConfig
+from components.score_benchmarks.sandbox import SandboxError
 from equilibrate_core.artifacts import write_json
-from equilibrate_core.errors import DataError
+from equilibrate_core.errors import DataError, UserError
 from equilibrate_core.progress import Progress
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 
@@ -51,6 +52,8 @@ class BenchmarkScore:
     known_leaf_tasks: int = 0
     """Leaf tasks the full benchmark has; with fewer present, only those are scored."""
     items: list["Item"] = field(default_factory=list)
+    may_pass: bool = False
+    """Neither the data nor the sandbox is to blame: another attempt may succeed."""
 
 
 def score_benchmarks(
@@ -60,20 +63,7 @@ def score_benchmarks(
     run = start_stage("score_benchmarks", config, model=model)
     local = config.data_uri != HUB
     with _data(config.data_uri) as folder, _offline(local), _bars_for_people_only():
-        # Seconds to import, and they read the variables above when imported.
-        from components.score_benchmarks.harness import open_model
-
-        scores: dict[Benchmark, BenchmarkScore] = {}
-        with (
-            open_model(config, model) as lm,
-            Progress(
-                "score_benchmarks", total=len(config.benchmarks), unit="benchmark"
-            ) as progress,
-        ):
-            for name in config.benchmarks:
-                scores[name] = _score(config, name, lm, folder)
-                _log(name, scores[name])
-                progress.advance(1, name)
+        scores = _score_all(config, model, folder)
     average = _average(list(scores.values()))
     metrics = _metrics(scores, average)
     with run.output(benchmark_scores, "benchmark_scores") as draft:
@@ -127,6 +117,53 @@ def _bars_for_people_only() -> Generator[None]:
             yield
 
 
+def _score_all(
+    config: ScoreBenchmarksConfig, model: Path, folder: Path | None
+) -> dict[Benchmark, BenchmarkScore]:
+    """Every benchmark once, then again, on a new model, those whose failure may pass."""
+    scores: dict[Benchmark, BenchmarkScore] = {}
+    left = list(config.benchmarks)
+    for attempt in range(1, config.attempts + 1):
+        try:
+            _score_once(config, left, model, folder, scores)
+        except Exception as error:  # the model itself: no reason to lose the scores that are there
+            if len(scores) < len(config.benchmarks):
+                raise
+            logger.exception("attempt %d", attempt)
+            reason = f"; attempt {attempt}: {type(error).__name__}: {error}"
+            for name in left:
+                if scores[name].may_pass:
+                    scores[name] = replace(scores[name], error=f"{scores[name].error}{reason}")
+        left = [name for name in left if scores[name].may_pass]
+        if not left:
+            break
+    for name in left:
+        mend = f"attempts made: {config.attempts}; raise `attempts` to run this stage again"
+        scores[name] = replace(scores[name], error=f"{scores[name].error} ({mend})")
+    return scores
+
+
+def _score_once(
+    config: ScoreBenchmarksConfig,
+    names: list[Benchmark],
+    model: Path,
+    folder: Path | None,
+    scores: dict[Benchmark, BenchmarkScore],
+) -> None:
+    """Load the model and put these benchmarks' results into `scores`."""
+    # Seconds to import, and they read the environment that the stage sets when imported.
+    from components.score_benchmarks.harness import open_model
+
+    with (
+        open_model(config, model) as lm,
+        Progress("score_benchmarks", total=len(names), unit="benchmark") as progress,
+    ):
+        for name in names:
+            scores[name] = _score(config, name, lm, folder)
+            _log(name, scores[name])
+            progress.advance(1, name)
+
+
 def _score(
     config: ScoreBenchmarksConfig, name: Benchmark, lm: Any, folder: Path | None
 ) -> BenchmarkScore:
@@ -150,7 +187,8 @@ def _score(
     except Exception as error:  # whatever went wrong, it is this benchmark's alone
         logger.exception("%s failed", name)
         reason = f"{type(error).__name__}: {error}"
-        return BenchmarkScore("failed", reason, **asked, **seconds())
+        may_pass = not isinstance(error, UserError | SandboxError)
+        return BenchmarkScore("failed", reason, **asked, **seconds(), may_pass=may_pass)
     correct = [item.correct for item in items]
     return BenchmarkScore(
         "ok",
@@ -192,7 +230,7 @@ def _summary(
 ) -> dict[str, Any]:
     tasks = {name: asdict(score) for name, score in scores.items()}
     for task in tasks.values():
-        del task["items"]
+        del task["items"], task["may_pass"]
     return {
         "items_are_samples": config.items_are_samples,
         "harness_version": version("lm-eval"),

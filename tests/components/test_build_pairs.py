@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
 from components.assemble_dataset.stage import assemble_dataset
@@ -228,3 +229,9 @@ def test_pairs_that_assemble_dataset_did_not_write_are_refused(
 def test_labels_are_those_of_the_assembly(parts: dict[str, Path]) -> None:
     chosen = choose_prompts(config_of(), parts["labelled_prompts"], parts["train_pairs"])
     assert all(isinstance(p, LabelledPrompt) and p.category == "EHD" for p in chosen)
+
+
+def test_a_server_cannot_answer_for_the_base_model() -> None:
+    endpoint = {"backend": "endpoint", "endpoint_url": "http://one/v1", "endpoint_model": "m"}
+    with pytest.raises(ValidationError, match="another model's; use auto, vllm or transformers"):
+        BuildPairsConfig.model_validate({"generator": endpoint})

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from components.generate_responses import stage
 from components.generate_responses.config import GenerateResponsesConfig
@@ -261,3 +262,61 @@ def test_a_shard_with_a_failed_row_is_tried_again(
     again = fake(monkeypatch, lambda text, _: "x")
     _, rows = run(config, prompts, model, tmp_path / "out")
     assert (len(rows), len(again.asked)) == (9, 3)
+
+
+def test_answers_with_any_line_separator_are_read_back_whole(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(shards_uri=str(tmp_path / "shards"))
+    fake(monkeypatch, lambda text, _: f"{text}\u2028a\u2029b\x85c\x0b\x0c\x1c\r\n你好")
+    first = run(config, prompts, model, tmp_path / "out")
+    monkeypatch.setattr(stage, "open_generator", None)
+    assert run(config, prompts, model, tmp_path / "again") == first
+
+
+@pytest.mark.parametrize("spoilt", [b'{"text": "half', b"[1]", b'{"answer": 1}', b"\xff"])
+def test_a_spoilt_shard_is_named_with_the_mend(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: bytes
+) -> None:
+    config = config_of(shards_uri=str(tmp_path / "shards"))
+    fake(monkeypatch, lambda text, _: text)
+    run(config, prompts, model, tmp_path / "out")
+    (shard,) = (tmp_path / "shards").iterdir()
+    shard.write_bytes(spoilt + b"\n")
+    with pytest.raises(DataError, match=rf"{shard.name}: .*; remove the file"):
+        run(config, prompts, model, tmp_path / "again")
+
+
+def test_another_indentation_of_a_prompt_is_answered_anew(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = read_dataset(prompts, LabelledPrompt)
+    (index,) = [i for i, row in enumerate(rows) if "benign question 1" in row.messages[0].content]
+    indented = (Message(role="user", content="benign  question\n    1"),)
+    assert prompt_id(indented) == rows[index].id
+    rows[index] = rows[index].model_copy(update={"messages": indented})
+    stage_run = StageRun(stage="classify_prompts", config={}, seed=0, code_version="x", inputs={})
+    write_dataset(stage_run, tmp_path / "changed", LabelledPrompt, rows)
+    config = config_of(shard_size=1, shards_uri=str(tmp_path / "shards"))
+    fake(monkeypatch, lambda text, _: text)
+    run(config, prompts, model, tmp_path / "out")
+    again = fake(monkeypatch, lambda text, _: text)
+    run(config, tmp_path / "changed", model, tmp_path / "again")
+    assert again.asked == ["benign  question\n    1"]
+
+
+def test_shards_of_the_backend_that_auto_chose_elsewhere_are_not_taken(
+    prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(generator={"backend": "auto"}, shards_uri=str(tmp_path / "shards"))
+    for problem, asked in (("not installed", 9), (None, 9), ("not installed", 0)):
+        monkeypatch.setattr("equilibrate_core.generator.vllm_problem", lambda said=problem: said)
+        generator = fake(monkeypatch, lambda text, _: text)
+        run(config, prompts, model, tmp_path / f"out {problem} {asked}")
+        assert len(generator.asked) == asked
+
+
+def test_a_server_cannot_answer_for_the_model() -> None:
+    endpoint = {"backend": "endpoint", "endpoint_url": "http://one/v1", "endpoint_model": "m"}
+    with pytest.raises(ValidationError, match="another model's; use auto, vllm or transformers"):
+        config_of(generator=endpoint)
