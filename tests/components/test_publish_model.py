@@ -295,6 +295,27 @@ def test_a_registry_that_refuses_fails_the_stage_and_says_what_to_do(tmp_path: P
         publish(tmp_path, str(tmp_path / "out"), registry=RegistryConfig(server_url=server.url))
 
 
+@pytest.mark.parametrize("fault", ["page", "list", "half", "reset"])
+def test_a_registry_that_answers_badly_is_told_like_one_that_refuses(
+    tmp_path: Path, fault: Any
+) -> None:
+    """After the alias has moved, nobody may think that nothing was published."""
+    said = pytest.raises(StorageError, match=r"http://\S+: .*; the model is published, run the stage")
+    with model_registry() as server:
+        config = RegistryConfig(server_url=server.url)
+        server.fault = fault
+        with said:
+            publish(tmp_path, str(tmp_path / "out"), registry=config)
+        server.fault = ""
+        assert publish(tmp_path, str(tmp_path / "out"), registry=config)["model_registry"]
+
+
+def test_a_refusal_that_breaks_off_is_still_a_refusal(tmp_path: Path) -> None:
+    said = pytest.raises(StorageError, match=r"503 .*the model is published, run the stage again")
+    with model_registry(refuse_with=503, fault="half") as server, said:
+        publish(tmp_path, str(tmp_path / "out"), registry=RegistryConfig(server_url=server.url))
+
+
 def test_a_token_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_TOKEN", raising=False)
     config = RegistryConfig(server_url="http://127.0.0.1:1", token_env="NO_TOKEN")
