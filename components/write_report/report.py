@@ -22,13 +22,13 @@ class Figure(Part):
     """Lower end of the 95 % interval; None where there is none."""
     high: float | None = None
     num_scored: int
-    """Denominator: answers (or benchmark items) with a verdict; prompts, where answers were compared
-    in both orders (win rate, Elo)."""
+    """Denominator: answers (or benchmark items) with a verdict; prompts, where answers were
+    compared in both orders (win rate, Elo)."""
     num_unscored: int = 0
     """Answers without a verdict; they count neither for nor against."""
     parts: dict[str, int] = {}
-    """What `num_scored` counts by label, where labels are of one kind; of the win rate, prompts won,
-    even and lost over both orders."""
+    """What `num_scored` counts by label, where labels are of one kind; of the win rate, prompts
+    won, even and lost over both orders."""
 
 
 class Delta(Part):

@@ -300,7 +300,7 @@ def test_a_registry_that_answers_badly_is_told_like_one_that_refuses(
     tmp_path: Path, fault: Any
 ) -> None:
     """After the alias has moved, nobody may think that nothing was published."""
-    said = pytest.raises(StorageError, match=r"http://\S+: .*; the model is published, run the stage")
+    said = pytest.raises(StorageError, match=r"http://\S+: .*; the model is published, run")
     with model_registry() as server:
         config = RegistryConfig(server_url=server.url)
         server.fault = fault
