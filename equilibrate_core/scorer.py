@@ -150,7 +150,11 @@ def _constants_and_tokenizer(folder: Path) -> tuple[ScorerConstants, Any]:
     try:
         constants = ScorerConstants.model_validate_json(file.read_text())
     except ValidationError as error:
-        raise ModelError(f"{file}: not a scorer's constants; train it anew: {error}") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelError(
+            f"{file}: not a scorer's constants: {where} {first['msg']}; train the scorer anew"
+        ) from error
     tokenizer = load_tokenizer(folder)
     if tokenizer.pad_token_id in (None, end_of_turn_id(tokenizer)):
         raise ModelError(
