@@ -48,8 +48,8 @@ def build_pairs(
         cost_model=cost_model,
         train_pairs=train_pairs,
     )
-    for kind, path in (("reward", reward_model), ("cost", cost_model)):
-        check_scorer(path, kind)  # they are loaded last: a mistake must not cost the samples
+    check_scorer(reward_model, "reward")  # loaded last: a mistake must not cost the samples
+    check_scorer(cost_model, "cost")
     known = read_dataset(train_pairs, Pair)
     prompts = choose_prompts(config, labelled_prompts, train_pairs)
     samples = _sample(config, prompts, base_model)
