@@ -3,7 +3,7 @@
 Games (who met whom on which prompt, and how it ended) -> a rating per model with its interval.
 """
 
-# R = resamples (1 for the data itself), K = models
+# R = resamples (1 for the data itself), P = prompts, K = models
 
 import math
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from equilibrate_core.metrics import CELLS_PER_CHUNK
 
 Floats = NDArray[np.float64]
 ELO_PER_NAT = 400 / math.log(10)
@@ -44,6 +46,8 @@ class Rating:
     low: float
     high: float
     num_games: int
+    num_prompts: int
+    """Prompts on which those games were played."""
 
 
 def elo_ratings(
@@ -67,19 +71,16 @@ def elo_ratings(
     models.insert(0, anchor)
     tables_PKK = _tables(games, models)
     prior_KK = prior_ties / 2 * (1 - np.eye(len(models)))
-    rng = np.random.default_rng(seed)
-    number = len(tables_PKK)
-    weights_RP = rng.multinomial(number, np.full(number, 1 / number), size=resamples)
-    drawn_RKK = np.einsum("rp,pkl->rkl", weights_RP.astype(np.float64), tables_PKK)
+    drawn_RKK = _resampled(tables_PKK, seed, resamples)
     elo_K = _elo(strengths(tables_PKK.sum(axis=0)[None] + prior_KK))[0]
     if prior_ties:
         low_K, high_K = np.quantile(_elo(strengths(drawn_RKK + prior_KK)), [TAIL, 1 - TAIL], axis=0)
     else:
         low_K = high_K = np.full(len(models), np.nan)
-    played = {m: sum(m in (game.first, game.second) for game in games) for m in models}
+    played = {m: [g.prompt for g in games if m in (g.first, g.second)] for m in models}
     return [
-        Rating(model, float(elo_K[i]), float(low_K[i]), float(high_K[i]), played[model])
-        for i, model in enumerate(models)
+        Rating(m, float(elo_K[i]), float(low_K[i]), float(high_K[i]), len(of), len(set(of)))
+        for i, (m, of) in enumerate(played.items())
     ]
 
 
@@ -122,6 +123,19 @@ def _tables(games: Sequence[Game], models: Sequence[str]) -> Floats:
         tables[row, first, second] += game.credit
         tables[row, second, first] += 1 - game.credit
     return tables
+
+
+def _resampled(tables_PKK: Floats, seed: int, resamples: int) -> Floats:
+    """Sums of tables drawn with replacement, (R, K, K); in chunks, which change no draw."""
+    rng = np.random.default_rng(seed)
+    number = len(tables_PKK)
+    chunk = max(1, CELLS_PER_CHUNK // number)
+    parts: list[Floats] = []
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        weights_RP = rng.multinomial(number, np.full(number, 1 / number), size=size)
+        parts.append(np.einsum("rp,pkl->rkl", weights_RP.astype(np.float64), tables_PKK))
+    return np.concatenate(parts)
 
 
 def _elo(theta_RK: Floats) -> Floats:

@@ -17,7 +17,7 @@ Scores = Mapping[str, Sequence[float]]
 RESAMPLES = 2000
 TAIL = 0.025
 NORMAL_95 = 1.959964
-CELLS_PER_CHUNK = 4_000_000  # bounds the memory of one bootstrap chunk to about 32 MB
+CELLS_PER_CHUNK = 4_000_000  # bounds the memory of one chunk of resamples to about 32 MB
 
 
 @dataclass(frozen=True)
@@ -246,8 +246,11 @@ def _permutation_p(tables: Sequence[Floats], rng: np.random.Generator, resamples
         gaps = table[:, 2] / table[:, 3] - table[:, 0] / table[:, 1]
         observed += float(gaps.mean())
         sizes, repeats = np.unique(np.abs(gaps), return_counts=True)
-        signs = 2 * rng.binomial(repeats, 0.5, size=(resamples, len(sizes))) - repeats
-        flipped += signs @ sizes / len(gaps)
+        chunk = max(1, CELLS_PER_CHUNK // len(sizes))
+        for start in range(0, resamples, chunk):
+            part = flipped[start : start + chunk]
+            signs = 2 * rng.binomial(repeats, 0.5, size=(len(part), len(sizes))) - repeats
+            part += signs @ sizes / len(gaps)
     reached = int((np.abs(flipped) >= abs(observed) - 1e-12).sum())
     return (1 + reached) / (1 + resamples)
 

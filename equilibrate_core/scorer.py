@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
@@ -22,6 +22,7 @@ from equilibrate_core.models import (
     DTYPES,
     Precision,
     autocast,
+    check_model_folder,
     device,
     load_tokenizer,
     without_dropout,
@@ -122,10 +123,7 @@ def save_scorer(folder: Path, model: Any, tokenizer: Any, constants: ScorerConst
 
 def load_scorer(folder: Path, *, dtype: str = "float32") -> Scorer:
     """Load a scorer. Raises ModelError when the folder holds no scorer or an unusable pad token."""
-    if not (folder / SCORER_FILE).is_file():
-        raise ModelError(f"{folder}: not a scorer: it has no {SCORER_FILE}")
-    constants = ScorerConstants.model_validate_json((folder / SCORER_FILE).read_text())
-    tokenizer = load_tokenizer(folder)
+    constants, tokenizer = _constants_and_tokenizer(folder)
     model = AutoModelForSequenceClassification.from_pretrained(
         folder,
         dtype=DTYPES[dtype],
@@ -134,12 +132,36 @@ def load_scorer(folder: Path, *, dtype: str = "float32") -> Scorer:
         trust_remote_code=False,
     ).to(device())
     scalar_head(model)
+    return Scorer(model.eval(), tokenizer, constants)
+
+
+def check_scorer(folder: Path, kind: ScorerKind) -> None:
+    """Raise ModelError when a folder can be no scorer of this kind; its weights are not read."""
+    constants, _ = _constants_and_tokenizer(folder)
+    if constants.kind != kind:
+        raise ModelError(f"{folder}: a {constants.kind} model, but a {kind} model is needed")
+    check_model_folder(folder)
+
+
+def _constants_and_tokenizer(folder: Path) -> tuple[ScorerConstants, Any]:
+    file = folder / SCORER_FILE
+    if not file.is_file():
+        raise ModelError(f"{folder}: not a scorer: it has no {SCORER_FILE}")
+    try:
+        constants = ScorerConstants.model_validate_json(file.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelError(
+            f"{file}: not a scorer's constants: {where} {first['msg']}; train the scorer anew"
+        ) from error
+    tokenizer = load_tokenizer(folder)
     if tokenizer.pad_token_id in (None, end_of_turn_id(tokenizer)):
         raise ModelError(
             f"{folder}: pad token is missing or equals end-of-turn: the value would be misread; "
             "save another pad_token with the tokenizer, or train the scorer anew"
         )
-    return Scorer(model.eval(), tokenizer, constants)
+    return constants, tokenizer
 
 
 def normalise(values: Tensor, constants: ScorerConstants) -> Tensor:

@@ -167,10 +167,10 @@ def _init_kfp(config: RunConfig, runner: RunnerName, artifacts: Path, cache: Pat
     if runner == "docker":
         from pipelines.docker_runner import docker_runner
 
-        judges = (config.classify_prompts.judge, config.judge_responses.judge)
-        kfp_runner: Any = docker_runner(
-            CHILDREN, named=tuple(judge.api_key_env for judge in judges if judge.api_key_env)
-        )
+        registry = config.publish_model.model_registry
+        keys = [judge.api_key_env for _, judge in config.judges]
+        keys += [registry.token_env] if registry else []
+        kfp_runner: Any = docker_runner(CHILDREN, named=tuple(filter(None, keys)))
     else:
         kfp_runner = local.SubprocessRunner(use_venv=False)
     local.init(

@@ -6,12 +6,15 @@ against a running server or the whole of its OpenAPI file.
 """
 
 import json
+import os
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 API = "/api/model_registry/v1alpha3/"
@@ -41,6 +44,9 @@ class ModelRegistry:
     url: str = ""
     resources: dict[str, dict[str, Any]] = field(default_factory=dict)
     refuse_with: int | None = None
+    fault: Literal["", "page", "list", "half", "reset"] = ""
+    """What comes instead of a good answer: 200 with a web page or with JSON of another form, half
+    of the promised bytes, or a connection that is reset inside the body."""
     hide_once: set[str] = field(default_factory=set)
     """Kinds whose next search finds nothing: as if another publisher came in between."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -152,9 +158,15 @@ class _Handler(BaseHTTPRequestHandler):
         return status is not None
 
     def _reply(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
+        content, fault = json.dumps(body).encode(), self.registry.fault
+        if fault in ("page", "list"):
+            status, content = 200, b"<p>Log in</p>" if fault == "page" else b"[]"
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[:5] if fault in ("half", "reset") else content)
+        if fault == "reset":  # closed at once and without waiting for what is still to be sent
+            now = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+            os.close(self.connection.detach())

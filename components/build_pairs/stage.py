@@ -16,11 +16,11 @@ from components.build_pairs.config import BuildPairsConfig
 from components.build_pairs.contrast import NO_PAIR, Answer, contrast
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.completions import Completion
-from equilibrate_core.errors import DataError, ModelError, StageError
+from equilibrate_core.errors import DataError, StageError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.progress import Progress
 from equilibrate_core.records import LabelledPrompt, Pair, digest, pair_id
-from equilibrate_core.scorer import ScorerKind, load_scorer, score_responses
+from equilibrate_core.scorer import check_scorer, load_scorer, score_responses
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import iter_dataset, read_dataset, write_dataset
 
@@ -48,11 +48,13 @@ def build_pairs(
         cost_model=cost_model,
         train_pairs=train_pairs,
     )
+    check_scorer(reward_model, "reward")  # loaded last: a mistake must not cost the samples
+    check_scorer(cost_model, "cost")
     known = read_dataset(train_pairs, Pair)
     prompts = choose_prompts(config, labelled_prompts, train_pairs)
     samples = _sample(config, prompts, base_model)
-    rewards = _score(config, reward_model, "reward", prompts, samples)
-    costs = _score(config, cost_model, "cost", prompts, samples)
+    rewards = _score(config, reward_model, prompts, samples)
+    costs = _score(config, cost_model, prompts, samples)
     counts = Counts(read=len(known) + len(prompts))
     built: list[Pair] = []
     for prompt, *columns in zip(prompts, samples, rewards, costs, strict=True):
@@ -137,14 +139,11 @@ def _sample(
 def _score(
     config: BuildPairsConfig,
     folder: Path,
-    kind: ScorerKind,
     prompts: Sequence[LabelledPrompt],
     samples: Sequence[Sequence[Completion]],
 ) -> list[list[float]]:
     """Value of every answer, laid out as `samples`."""
     scorer = load_scorer(folder)
-    if scorer.constants.kind != kind:
-        raise ModelError(f"{folder}: a {scorer.constants.kind} model, but a {kind} model is needed")
     flat = [(p.messages, c) for p, row in zip(prompts, samples, strict=True) for c in row]
     values = score_responses(
         scorer,

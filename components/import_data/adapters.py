@@ -105,10 +105,11 @@ ADAPTERS: dict[str, Adapter] = {
         _helpful_suite("mt_bench"),
         ("category", "second_turn=turns.1"),
     ),
+    # Its `output` is a baseline model's answer, good or bad: no reference to judge others by.
     "alpaca_eval": Adapter(
-        {"prompt": "instruction", "references": "output?"},
+        {"prompt": "instruction"},
         _helpful_suite("alpaca_eval"),
-        ("dataset", "generator"),
+        ("dataset", "generator", "baseline=output"),
     ),
     "wildchat": Adapter(
         {"prompt": "prompt", "language": "language?"},

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.judge_responses.config import JudgeResponsesConfig
-from equilibrate_core.errors import ModelError
 from equilibrate_core.records import Generation, Verdict, digest
 from equilibrate_core.scorer import ScorerKind, load_scorer, score_responses
 
@@ -17,13 +16,8 @@ def score_verdicts(
     scorer_digest: str,
     generations: Sequence[Generation],
 ) -> list[Verdict]:
-    """One verdict per answer; those too long for the scorer stay unscored.
-
-    Raises ModelError when the scorer at `scorer_path` is of the other kind.
-    """
+    """One verdict per answer; those too long for the scorer stay unscored."""
     scorer = load_scorer(scorer_path)
-    if scorer.constants.kind != kind:
-        raise ModelError(f"{scorer_path}: a {scorer.constants.kind} model, not a {kind} model")
     scores = score_responses(
         scorer,
         [generation.messages for generation in generations],

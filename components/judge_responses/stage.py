@@ -24,6 +24,7 @@ from equilibrate_core.generator import open_generator
 from equilibrate_core.judge import ask, judge_name
 from equilibrate_core.judge_ledger import Ledger
 from equilibrate_core.records import Generation, LabelledPrompt, Pair, Verdict
+from equilibrate_core.scorer import ScorerKind, check_scorer
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import iter_dataset, read_dataset, write_dataset
 from equilibrate_core.verdict_labels import PREFERENCE_LABELS, REFUSAL_LABELS, SAFETY_LABELS
@@ -55,6 +56,9 @@ def judge_responses(
         other_generations=other_generations,
         labelled_pairs=labelled_pairs,
     )
+    scorers: dict[ScorerKind, Path] = {"reward": reward_model, "cost": cost_model}
+    for kind, path in scorers.items():
+        check_scorer(path, kind)  # they are loaded last: a mistake must not cost the verdicts
     by_id = {prompt.id: prompt for prompt in read_dataset(prompts, LabelledPrompt)}
     answers = read_dataset(generations, Generation)
     tasks = plan(config, by_id, answers, _by_prompt(other_generations))
@@ -66,7 +70,7 @@ def judge_responses(
     tasks += [safety_task(answer) for answer, _ in labelled]
     ledger = Ledger.beside(verdicts, config.progress_dir, run.inputs)
     rows, num_cut = judge_tasks(config, tasks, judge_model, run.inputs["judge_model"], ledger)
-    for kind, path in (("reward", reward_model), ("cost", cost_model)):
+    for kind, path in scorers.items():
         scored = [*answers, *(a for a, _ in labelled)] if kind == "cost" else answers
         rows += score_verdicts(config, kind, path, run.inputs[f"{kind}_model"], scored)
     agreed = human_agreement(config, labelled, rows)

@@ -20,7 +20,8 @@ class PublishModelConfig(StageConfig):
     """Where a model that passed the gate goes."""
 
     destination_uri: str = Field(min_length=1)
-    """s3:// prefix or folder; the model lands in `<prefix>/<name>/sha256-<digest>/`."""
+    """s3:// prefix or folder; the model lands in `<prefix>/<name>/sha256-<digest>/`, with the card
+    and report of its first publication; those of each one in `reports/<digest>/` below."""
     name: str = Field(default="policy", pattern=r"^[\w.-]+$")
     """Name of the model at the destination."""
     max_alias_attempts: int = Field(default=5, ge=1)

@@ -94,7 +94,7 @@ class FolderDestination:
         path = self.folder / name
         if not path.is_file():
             return None
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()  # read_text would turn \r\n into \n
         return text, text
 
     def write(self, name: str, text: str, version: str | None) -> bool:

@@ -7,8 +7,9 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
@@ -16,6 +17,8 @@ from components.publish_model.config import RegistryConfig
 from equilibrate_core.errors import ConfigError, StorageError
 
 API = "/api/model_registry/v1alpha3"
+PUBLISHED = "the model is published, run the stage again to register it"
+CHECK = f"check model_registry.server_url; {PUBLISHED}"
 FORMAT = {"modelFormatName": "safetensors", "modelFormatVersion": "1"}
 Json = dict[str, Any]
 
@@ -83,23 +86,29 @@ class _Client:
             headers["Authorization"] = f"Bearer {self.token}"
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"{self.url}/{path}", data=data, headers=headers, method=method)
+        at = f"model registry: {method} {request.full_url}"
         try:
             with urlopen(request, timeout=self.timeout_s) as response:
-                return json.load(response)
+                answer = json.load(response)
         except HTTPError as error:
-            with error:
-                if error.code in absent:
-                    return None
-                said = error.read(500).decode(errors="replace")
-            raise StorageError(
-                f"model registry: {method} {request.full_url}: {error.code} {said}; the model is "
-                "published, run the stage again to register it"
-            ) from error
-        except (URLError, TimeoutError) as error:
-            raise StorageError(
-                f"model registry: {self.url}: {error}; the model is published, check "
-                "model_registry.server_url and run the stage again to register it"
-            ) from error
+            said = _said(error)
+            if error.code in absent:
+                return None
+            raise StorageError(f"{at}: {error.code} {said}; {PUBLISHED}") from error
+        except (OSError, HTTPException, ValueError) as error:
+            # Unreachable, silent, broken off, or a page that is no JSON (a proxy's, a login).
+            raise StorageError(f"{at}: {type(error).__name__}: {error}; {CHECK}") from error
+        if not isinstance(answer, dict) or "id" not in answer:
+            raise StorageError(f"{at}: the answer has no id: {str(answer)[:200]}; {CHECK}")
+        return answer
+
+
+def _said(error: HTTPError) -> str:
+    try:
+        with error:
+            return error.read(500).decode(errors="replace")
+    except (OSError, HTTPException):
+        return "(the answer broke off)"
 
 
 def _token(config: RegistryConfig) -> str | None:

@@ -13,13 +13,19 @@ from typing import Any
 
 from components.publish_model.config import PublishModelConfig
 from components.publish_model.destination import Destination, open_destination
+from components.publish_model.documents import (
+    CHECKSUMS,
+    DOCUMENTS,
+    REPORT_FILES,
+    checksum_lines,
+    publish_documents,
+)
 from components.publish_model.model_card import model_card
 from components.publish_model.registry import register_model
 from equilibrate_core.artifacts import (
     MANIFEST,
     Manifest,
     read_manifest,
-    sha256_file,
     write_json,
     write_text,
 )
@@ -27,8 +33,6 @@ from equilibrate_core.errors import StageError, StorageError
 from equilibrate_core.progress import Progress
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 
-REPORT_FILES = ("report.json", "report.html")
-CHECKSUMS = "SHA256SUMS"
 Publication = dict[str, Any]
 
 
@@ -64,41 +68,36 @@ def _publish(
     report: Path,
     content: dict[str, Any],
 ) -> Publication:
+    """Model, documents, manifest (so that it stands for a whole model), alias: in this order."""
     folder = f"{config.name}/sha256-{manifest.digest}"
+    names = _published_names(manifest)
     with tempfile.TemporaryDirectory() as scratch:
-        files = _files(config, Path(scratch), manifest, policy, report, content)
-        with Progress("publish", total=len(files), unit="file") as progress:
-            for name, path in files.items():
-                destination.upload(path, f"{folder}/{name}")
+        card = Path(scratch) / "README.md"
+        write_text(card, model_card(config.name, manifest, content))
+        documents = {"README.md": card, **{name: report / name for name in REPORT_FILES}}
+        with Progress("publish", total=len(names), unit="file") as progress:
+            for own, name in names.items():
+                destination.upload(policy / own, f"{folder}/{name}")
                 progress.advance(1, name)
+        sums = checksum_lines({name: manifest.files[own].sha256 for own, name in names.items()})
+        place = publish_documents(destination, folder, documents, sums)
+        destination.upload(policy / MANIFEST, f"{folder}/{MANIFEST}")
     record = _record(config, destination.uri(folder), manifest, content, reason=None)
+    record["report_uri"] = destination.uri(f"{folder}/{place}")
     _move_alias(config, destination, record)
     if config.model_registry is not None:
         record["model_registry"] = register_model(config.model_registry, record)
     return record
 
 
-def _files(
-    config: PublishModelConfig,
-    scratch: Path,
-    manifest: Manifest,
-    policy: Path,
-    report: Path,
-    content: dict[str, Any],
-) -> dict[str, Path]:
-    """What is published, by name there; the manifest last, so that it stands for a whole model.
+def _published_names(manifest: Manifest) -> dict[str, str]:
+    """Name there of each of the policy's files.
 
     A policy may bring files of its own by the names of ours (a README.md from its base model):
     they are kept as `original.<name>`, never in place of ours, and SHA256SUMS says what is what.
     """
-    write_text(scratch / "README.md", model_card(config.name, manifest, content))
-    ours = {"README.md": scratch / "README.md", **{name: report / name for name in REPORT_FILES}}
-    taken = {*ours, CHECKSUMS}
-    model = {f"original.{n}" if n in taken else n: policy / n for n in sorted(manifest.files)}
-    files = {**ours, **model}
-    sums = "".join(f"{sha256_file(path)}  {name}\n" for name, path in sorted(files.items()))
-    write_text(scratch / CHECKSUMS, sums)
-    return {**files, CHECKSUMS: scratch / CHECKSUMS, MANIFEST: policy / MANIFEST}
+    taken = {*DOCUMENTS, CHECKSUMS}
+    return {n: f"original.{n}" if n in taken else n for n in sorted(manifest.files)}
 
 
 def _refuse(

@@ -3,10 +3,11 @@
 preference verdicts in both orders -> rows.
 """
 
+from collections.abc import Mapping
 from statistics import fmean
 
 from components.write_report.inputs import Arm, Evidence
-from components.write_report.report import Delta, Figure, Row
+from components.write_report.report import Delta, Figure, Measure, Row
 from components.write_report.tallies import (
     WIN_CREDIT,
     Statistics,
@@ -14,13 +15,14 @@ from components.write_report.tallies import (
     figures_and_changes,
     judged_by,
 )
-from equilibrate_core.bradley_terry import Game, Rating, elo_ratings
+from equilibrate_core.bradley_terry import ANCHOR_ELO, Game, Rating, elo_ratings
 from equilibrate_core.errors import DataError
 from equilibrate_core.records import Verdict
 
 EVEN = 0.5
 SAME_ELO = 1e-6
 """Ends of an interval closer than this are one point: every resample was the same."""
+ELO = Measure(key="elo", label="Helpfulness rating (Elo)", unit="score", higher_is_better=True)
 Credits = dict[str, tuple[float, float]]
 """Credit of a model's answer shown first and shown second, by prompt."""
 
@@ -54,28 +56,37 @@ def win_rate_row(evidence: Evidence, statistics: Statistics) -> Row:
 
 def elo_row(evidence: Evidence, statistics: Statistics) -> Row | None:
     """Bradley–Terry ratings; with fewer than three models the win rate says it all."""
-    games = [game for name, arm in evidence.arms.items() for game in _games(name, arm)]
-    players = {name for game in games for name in (game.first, game.second)}
-    if players != set(evidence.arms) or len(players) < 3:
+    ratings = rate(evidence.arms, statistics)
+    if ratings.keys() != evidence.arms.keys():
         return None
+
+    def change(start: str, end: str) -> Delta | None:
+        return above_base(ratings[end]) if start == "base" else None
+
+    return Row(
+        key=ELO.key,
+        label=ELO.label,
+        unit=ELO.unit,
+        higher_is_better=ELO.higher_is_better,
+        note="Bradley–Terry over all comparisons, both orders of a prompt a game each, base at "
+        "1000, one tied game added between every two models so that no rating is infinite; 400 "
+        "points are odds of ten to one. n counts prompts. " + judged_by(evidence, "preference"),
+        **figures_and_changes({n: rating_figure(ratings[n]) for n in evidence.arms}, change),
+    )
+
+
+def rate(arms: Mapping[str, Arm], statistics: Statistics) -> dict[str, Rating]:
+    """Ratings in one fit of all models that were compared with the base; {} of fewer than three.
+
+    Every model met the base, so all are connected through it.
+    """
+    games = [game for name, arm in arms.items() for game in _games(name, arm)]
+    if len({name for game in games for name in (game.first, game.second)}) < 3:
+        return {}
     ratings = elo_ratings(
         games, anchor="base", seed=statistics.seed, resamples=statistics.resamples
     )
-    by_name = {rating.model: rating for rating in ratings}
-
-    def change(start: str, end: str) -> Delta | None:
-        return _above_base(by_name[end]) if start == "base" else None
-
-    return Row(
-        key="elo",
-        label="Helpfulness rating (Elo)",
-        unit="score",
-        higher_is_better=True,
-        note="Bradley–Terry over all comparisons, base at 1000, one tied game added between every "
-        "two models so that no rating is infinite; 400 points are odds of ten to one. "
-        + judged_by(evidence, "preference"),
-        **figures_and_changes({n: _figure(by_name[n]) for n in evidence.arms}, change),
-    )
+    return {rating.model: rating for rating in ratings}
 
 
 def pairwise_rows(evidence: Evidence, statistics: Statistics) -> tuple[Row, ...]:
@@ -113,8 +124,10 @@ def _wins(arm: Arm) -> Tally:
     for prompt, orders in _preferences(arm).items():
         values = [_credit(verdict) for verdict in orders.values()]
         if len(orders) == 2 and None not in values:
-            tally.scores[prompt] = [fmean(value for value in values if value is not None)]
-            tally.labels.update(str(verdict.label) for verdict in orders.values())
+            credit = fmean(value for value in values if value is not None)
+            tally.scores[prompt] = [credit]
+            # Counted by prompt, as n is: a prompt that each order gives to the other is even.
+            tally.labels["win" if credit > 0.5 else "loss" if credit < 0.5 else "tie"] += 1
         else:
             tally.num_unscored += 1
     return tally
@@ -181,15 +194,18 @@ def _bias_note(evidence: Evidence) -> str:
     )
 
 
-def _figure(rating: Rating) -> Figure:
+def rating_figure(rating: Rating) -> Figure:
+    """A rating as a figure; the anchor's has no interval."""
     low, high = _ends(rating)
-    return Figure(value=rating.elo, low=low, high=high, num_scored=rating.num_games)
+    return Figure(value=rating.elo, low=low, high=high, num_scored=rating.num_prompts)
 
 
-def _above_base(rating: Rating) -> Delta:
-    base = 1000.0
-    low, high = (None if end is None else end - base for end in _ends(rating))
-    return Delta(value=rating.elo - base, low=low, high=high, num_items=rating.num_games)
+def above_base(rating: Rating) -> Delta:
+    """A rating less the base's, which is fixed."""
+    low, high = (None if end is None else end - ANCHOR_ELO for end in _ends(rating))
+    return Delta(
+        value=rating.elo - ANCHOR_ELO, low=low, high=high, num_items=rating.num_prompts
+    )
 
 
 def _ends(rating: Rating) -> tuple[float | None, float | None]:

@@ -23,11 +23,13 @@ class Figure(Part):
     """Lower end of the 95 % interval; None where there is none."""
     high: float | None = None
     num_scored: int
-    """Denominator: answers (or benchmark items) with a verdict."""
+    """Denominator: answers (or benchmark items) with a verdict; prompts, where answers were
+    compared in both orders (win rate, Elo)."""
     num_unscored: int = 0
     """Answers without a verdict; they count neither for nor against."""
     parts: dict[str, int] = {}
-    """Verdicts by label, where they are of one kind."""
+    """What `num_scored` counts by label, where labels are of one kind; of the win rate, prompts
+    won, even and lost over both orders."""
 
 
 class Delta(Part):
@@ -189,7 +191,7 @@ class StudyArm(Part):
     over_base: dict[str, Delta] = {}
     """This model minus the base; of the win rate, minus an even 50 %."""
     over_reference: dict[str, Delta] = {}
-    """This model minus the reference."""
+    """This model minus the reference; ratings are compared with the base alone."""
 
 
 class CurvePoint(Part):

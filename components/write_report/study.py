@@ -1,7 +1,8 @@
 """A study's arms in one table: every policy beside the base and the reference, and the curves.
 
 evidence with its studied arms -> Study. Every figure comes from the same functions as the main
-table's; an arm takes the aligned model's place there, the reference the control's.
+table's; an arm takes the aligned model's place there, the reference the control's. Ratings alone
+are of one fit of all models.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,13 @@ from components.write_report.config import StudyView
 from components.write_report.formats import percent
 from components.write_report.helpfulness import average_row
 from components.write_report.inputs import Evidence, StudiedArm
-from components.write_report.preferences import win_rate_row
+from components.write_report.preferences import (
+    ELO,
+    above_base,
+    rate,
+    rating_figure,
+    win_rate_row,
+)
 from components.write_report.report import (
     Curve,
     CurvePoint,
@@ -26,6 +33,7 @@ from components.write_report.safety import over_refusal_row, safety_row, truly_s
 from components.write_report.scores import mean_cost_row
 from components.write_report.tallies import Statistics
 from equilibrate_core.arms import ArmFacts
+from equilibrate_core.bradley_terry import Rating
 from equilibrate_core.errors import ConfigError
 
 ROWS: dict[str, Callable[[Evidence, Statistics], Row]] = {
@@ -55,6 +63,11 @@ def study_of(
         Measure(key=row.key, label=row.label, unit=row.unit, higher_is_better=row.higher_is_better)
         for row in main
     ]
+    answered = {studied.facts.name: studied.arm for studied in evidence.studied}
+    answered = {"base": evidence.base, **answered, view.reference: evidence.aligned}
+    if ratings := rate(answered, statistics):
+        measures.insert(list(ROWS).index("win_rate") + 1, ELO)
+        arms = tuple(_rated(arm, ratings.get(arm.name)) for arm in arms)
     return Study(
         reference=view.reference,
         measures=tuple(measures),
@@ -97,6 +110,19 @@ def _arm(facts: ArmFacts, rows: Sequence[Row], *, is_reference: bool = False) ->
         figures=figures,
         over_base=over_base,
         over_reference=over_reference,
+    )
+
+
+def _rated(arm: StudyArm, rating: Rating | None) -> StudyArm:
+    """The arm with its rating among all models of the study; None was never compared."""
+    if rating is None:
+        return arm
+    over_base = {} if arm.name == "base" else {ELO.key: above_base(rating)}
+    return arm.model_copy(
+        update={
+            "figures": {**arm.figures, ELO.key: rating_figure(rating)},
+            "over_base": {**arm.over_base, **over_base},
+        }
     )
 
 

@@ -201,12 +201,19 @@ def test_the_same_seed_gives_the_same_pairs_and_another_does_not(
     assert {p.chosen for p in first} != {p.chosen for p in other}
 
 
-def test_swapped_scorers_are_refused(
-    tmp_path: Path, parts: dict[str, Path], scorers: dict[str, Path], tiny_model: Path
+def test_swapped_scorers_are_refused_before_anything_is_sampled(
+    tmp_path: Path,
+    parts: dict[str, Path],
+    scorers: dict[str, Path],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    speaker = FakeGenerator(lambda text, _: text)
+    monkeypatch.setattr(stage, "open_generator", opener(speaker))
     swapped = {"reward_model": scorers["cost_model"], "cost_model": scorers["reward_model"]}
     with pytest.raises(ModelError, match="a reward model is needed"):
         build(tmp_path, parts, swapped, tiny_model)
+    assert speaker.asked == []
 
 
 def test_failed_answers_fail_the_stage(

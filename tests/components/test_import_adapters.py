@@ -139,8 +139,7 @@ PROMPT_CASES = {
             "text": "Sum up",
             "suite": "alpaca_eval",
             "is_harmful": None,
-            "references": ("Done.",),
-            "metadata": {"dataset": "koala", "generator": "d3"},
+            "metadata": {"dataset": "koala", "generator": "d3", "baseline": "Done."},
         },
     ),
     "wildchat": (

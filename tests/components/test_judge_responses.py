@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from components.judge_responses.questions import QUESTIONS
 from components.judge_responses.stage import judge_responses
 from equilibrate_core.artifacts import StageRun
 from equilibrate_core.errors import DataError, ModelError, StageError
+from equilibrate_core.models import load_tokenizer
 from equilibrate_core.records import Generation, LabelledPrompt, Message, Pair, Verdict, prompt_id
 from equilibrate_core.scorer import (
     ScorerConstants,
@@ -328,10 +330,47 @@ def test_an_answer_too_long_for_the_scorers_is_unscored(judge: Callable) -> None
     assert metrics["cost_unscored_share"] == 0.5
 
 
-def test_swapped_scorers_are_refused(judge: Callable, models: Paths) -> None:
-    swapped = {"reward_model": models["cost_model"], "cost_model": models["reward_model"]}
-    with pytest.raises(ModelError, match="a cost model, not a reward model"):
-        judge({"harm": "x"}, paths=swapped)
+def broken_scorer(folder: Path, scorer: Path, fault: str) -> Path:
+    shutil.copytree(scorer, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    if fault == "constants":
+        (folder / "scorer.json").write_text('{"kind": "cost"}')
+    elif fault == "weights":
+        (folder / "model.safetensors").unlink()
+    else:
+        tokenizer = load_tokenizer(folder)
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.save_pretrained(folder)
+    return as_artifact(folder, schema_name="scorer")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("swapped", "a cost model, but a reward model is needed"),
+        ("no scorer", "not a scorer: it has no scorer.json"),
+        ("constants", "not a scorer's constants"),
+        ("pad", "pad token is missing or equals end-of-turn"),
+        ("weights", r"no \*.safetensors weights"),
+    ],
+)
+def test_an_unusable_scorer_is_refused_before_the_judge_is_asked(
+    judge: Callable, models: Paths, tmp_path: Path, fault: str, message: str
+) -> None:
+    asked: list[str] = []
+
+    def counting(text: str, options: object) -> str | Exception:
+        asked.append(text)
+        return careful(text, options)
+
+    if fault == "swapped":
+        paths = {"reward_model": models["cost_model"], "cost_model": models["reward_model"]}
+    elif fault == "no scorer":
+        paths = {"cost_model": models["judge_model"]}
+    else:
+        paths = {"cost_model": broken_scorer(tmp_path / "broken", models["cost_model"], fault)}
+    with pytest.raises(ModelError, match=message):
+        judge({"harm": "x"}, paths=paths, answer=counting)
+    assert asked == []
 
 
 def test_a_generation_of_an_unknown_prompt_is_a_users_mistake(judge: Callable) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import pytest
 
 from components.publish_model.config import PublishModelConfig, RegistryConfig
-from components.publish_model.destination import S3Destination, open_destination
+from components.publish_model.destination import (
+    FolderDestination,
+    S3Destination,
+    open_destination,
+)
 from components.publish_model.stage import publish_model
 from equilibrate_core.artifacts import read_manifest, sha256_file, write_json
 from equilibrate_core.errors import ArtifactError, ConfigError, StageError, StorageError
@@ -28,7 +33,14 @@ def policy(root: Path, weights: str = "weights", files: dict[str, str] | None = 
     return root / "policy"
 
 
-def report(root: Path, model: Path, *, passed: bool = True, digest: str | None = None) -> Path:
+def report(
+    root: Path,
+    model: Path,
+    *,
+    passed: bool = True,
+    digest: str | None = None,
+    summary: str = "one line",
+) -> Path:
     condition = {
         "name": "min_safety",
         "limit": 0.9,
@@ -39,12 +51,12 @@ def report(root: Path, model: Path, *, passed: bool = True, digest: str | None =
     content: dict[str, Any] = {
         "policy_digest": digest or read_manifest(model).digest,
         "is_sample": True,
-        "summary": ["one line"],
+        "summary": [summary],
         "gate": {"label": "test gate", "passed": passed, "conditions": [condition]},
     }
     with RUN.output(root / "report", "report") as draft:
         write_json(draft.path / "report.json", content)
-        (draft.path / "report.html").write_text("<p>report</p>")
+        (draft.path / "report.html").write_bytes(f"<p>report\r\n{summary}</p>".encode())
     return root / "report"
 
 
@@ -61,6 +73,29 @@ def publish(
         publication=root / "publication",
     )
     return json.loads((root / "publication" / "publication.json").read_text())
+
+
+def check_sums(destination: str, folder: str) -> dict[str, str]:
+    """What `sha256sum -c` does in a published folder; the texts of the files it lists."""
+    place = open_destination(destination)
+    sums = place.read(f"{folder}/SHA256SUMS")
+    assert sums is not None
+    texts: dict[str, str] = {}
+    for checksum, name in (line.split("  ") for line in sums[0].splitlines()):
+        content = place.read(f"{folder}/{name}")
+        assert content is not None, name
+        assert hashlib.sha256(content[0].encode()).hexdigest() == checksum, name
+        texts[name] = content[0]
+    return texts
+
+
+def check_documents(destination: str, record: dict[str, Any], summary: str) -> None:
+    """A publication's own documents are whole and its own."""
+    folder = str(record["report_uri"]).removeprefix(f"{destination}/")
+    assert folder.startswith(f"m/sha256-{record['digest']}/reports/")
+    texts = check_sums(destination, folder)
+    assert set(texts) == {"README.md", "report.json", "report.html"}
+    assert all(summary in text for text in texts.values())
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -191,18 +226,104 @@ def test_the_published_checksums_are_those_of_the_published_files(
     tmp_path: Path, destination: str
 ) -> None:
     record = publish(tmp_path, destination, files={"README.md": "own"})
-    place, folder = open_destination(destination), f"m/sha256-{record['digest']}"
-    sums = place.read(f"{folder}/SHA256SUMS")
-    assert sums is not None
-    listed = dict(tuple(reversed(line.split("  "))) for line in sums[0].splitlines())
-    assert set(listed) == {
+    assert set(check_sums(destination, f"m/sha256-{record['digest']}")) == {
         "README.md", "original.README.md", "config.json", "model.safetensors", "report.json",
         "report.html",
     }  # fmt: skip
-    for name, checksum in listed.items():
-        content = place.read(f"{folder}/{name}")
-        assert content is not None
-        assert hashlib.sha256(content[0].encode()).hexdigest() == checksum
+
+
+def test_another_report_leaves_the_documents_that_stand_beside_the_model(
+    tmp_path: Path, destination: str
+) -> None:
+    first = publish(tmp_path, destination, summary="first")
+    folder = f"m/sha256-{first['digest']}"
+    stood = check_sums(destination, folder)
+    second = publish(tmp_path, destination, summary="second")
+    assert check_sums(destination, folder) == stood
+    assert "first" in stood["README.md"] and "first" in stood["report.html"]
+    for record, summary in ((first, "first"), (second, "second")):
+        check_documents(destination, record, summary)
+    alias = open_destination(destination).read("m/latest.json")
+    assert alias is not None and json.loads(alias[0])["report_uri"] == second["report_uri"]
+
+
+# A publication uploads two files of the model, three documents under reports/, the same beside the
+# model, and the manifest.
+@pytest.mark.parametrize("done", range(9))
+def test_what_a_killed_publisher_left_is_completed_by_one_with_another_report(
+    tmp_path: Path, done: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, files = FolderDestination.upload, []
+
+    def killed(self: FolderDestination, file: Path, name: str) -> None:
+        if len(files) == done:
+            raise StorageError("killed")
+        files.append(name)
+        upload(self, file, name)
+
+    destination = str(tmp_path / "published")
+    monkeypatch.setattr(FolderDestination, "upload", killed)
+    with pytest.raises(StorageError, match="killed"):
+        publish(tmp_path, destination, summary="first")
+    monkeypatch.setattr(FolderDestination, "upload", upload)
+    record = publish(tmp_path, destination, summary="second")
+    texts = check_sums(destination, f"m/sha256-{record['digest']}")
+    # From the moment that its documents are whole under reports/, the first one's count.
+    whose = "first" if done >= 5 else "second"
+    assert all(whose in texts[name] for name in ("README.md", "report.json", "report.html"))
+    check_documents(destination, record, "second")
+    assert len(files) == done
+
+
+def test_publishers_of_one_policy_with_different_reports_do_not_mix_them(
+    tmp_path: Path, bucket: str
+) -> None:
+    records: dict[str, dict[str, Any]] = {}
+    errors: list[BaseException] = []
+
+    def work(summary: str) -> None:
+        (tmp_path / summary).mkdir()
+        try:
+            records[summary] = publish(tmp_path / summary, f"{bucket}/models", summary=summary)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(f"number {i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all("kept moving it" in str(error) for error in errors), errors
+    digest = next(iter(records.values()))["digest"]
+    texts = check_sums(f"{bucket}/models", f"m/sha256-{digest}")
+    (whose,) = (f"number {i}" for i in range(4) if f"number {i}" in texts["README.md"])
+    assert whose in texts["report.json"] and whose in texts["report.html"]
+    for summary, record in records.items():
+        check_documents(f"{bucket}/models", record, summary)
+
+
+@pytest.mark.parametrize("name", ["README.md", "SHA256SUMS", "report.html"])
+def test_altered_documents_are_made_good_by_the_next_publication(
+    tmp_path: Path, name: str, destination: str
+) -> None:
+    first = publish(tmp_path, destination, summary="first")
+    folder, place = f"m/sha256-{first['digest']}", open_destination(destination)
+    current = place.read(f"{folder}/{name}")
+    assert current is not None and place.write(f"{folder}/{name}", "altered", current[1])
+    publish(tmp_path, destination, summary="second")
+    texts = check_sums(destination, folder)
+    assert set(texts) >= {"README.md", "report.json", "report.html", "model.safetensors"}
+    # Without its SHA256SUMS nobody knows whose the documents were.
+    assert ("second" if name == "SHA256SUMS" else "first") in texts["README.md"]
+
+
+def test_documents_of_a_version_that_kept_no_reports_are_replaced_together(tmp_path: Path) -> None:
+    destination = str(tmp_path / "published")
+    first = publish(tmp_path, destination, summary="first")
+    folder = f"m/sha256-{first['digest']}"
+    shutil.rmtree(tmp_path / "published" / folder / "reports")
+    publish(tmp_path, destination, summary="second")
+    assert "second" in check_sums(destination, folder)["README.md"]
 
 
 def test_concurrent_publishers_all_publish_and_the_alias_names_a_whole_model(
@@ -292,6 +413,27 @@ def test_a_registry_that_refuses_fails_the_stage_and_says_what_to_do(tmp_path: P
         publish(tmp_path, str(tmp_path / "out"), registry=RegistryConfig(server_url=server.url))
     assert open_destination(str(tmp_path / "out")).read("m/latest.json") is not None
     with pytest.raises(StorageError, match=r"check model_registry\.server_url"):
+        publish(tmp_path, str(tmp_path / "out"), registry=RegistryConfig(server_url=server.url))
+
+
+@pytest.mark.parametrize("fault", ["page", "list", "half", "reset"])
+def test_a_registry_that_answers_badly_is_told_like_one_that_refuses(
+    tmp_path: Path, fault: Any
+) -> None:
+    """After the alias has moved, nobody may think that nothing was published."""
+    said = pytest.raises(StorageError, match=r"http://\S+: .*; the model is published, run")
+    with model_registry() as server:
+        config = RegistryConfig(server_url=server.url)
+        server.fault = fault
+        with said:
+            publish(tmp_path, str(tmp_path / "out"), registry=config)
+        server.fault = ""
+        assert publish(tmp_path, str(tmp_path / "out"), registry=config)["model_registry"]
+
+
+def test_a_refusal_that_breaks_off_is_still_a_refusal(tmp_path: Path) -> None:
+    said = pytest.raises(StorageError, match=r"503 .*the model is published, run the stage again")
+    with model_registry(refuse_with=503, fault="half") as server, said:
         publish(tmp_path, str(tmp_path / "out"), registry=RegistryConfig(server_url=server.url))
 
 

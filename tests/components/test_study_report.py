@@ -1,6 +1,7 @@
 """The arms of a study in the report: hand-worked figures, pairing, kinship, the page."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ LAX = [
 ]
 WEAK = {"gsm8k": (0, 0, 0, 0), "mmlu": (1, 1)}
 POINTS = [{"size": 0, "arm": "lax"}, {"size": 5, "arm": "own"}, {"size": 9, "arm": "careful"}]
+LOST = {("win", "win"): ("loss", "loss"), ("win", "loss"): ("win", "loss")}
 STUDY: dict[str, Any] = {
     "reference": "own",
     "curves": [{"category": "EHD", "points": POINTS}],
@@ -100,6 +102,53 @@ def test_an_arm_equal_to_the_reference_has_no_difference(world: World) -> None:
     assert {delta["value"] for delta in twin["over_reference"].values()} == {0.0}
     assert "0 of 1 other arms differ clearly from own" in report["study"]["sentence"]
     assert report["study"]["sentence"] in report["summary"]
+
+
+def sigma(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def elo_of(world: World, arms: dict[str, Any]) -> dict[str, Any]:
+    add_arms(world, arms)
+    report = world.report(study={"reference": "own"})
+    assert [m["key"] for m in report["study"]["measures"]][3:5] == ["win_rate", "elo"]
+    return {arm["name"]: arm for arm in report["study"]["arms"]}
+
+
+def test_all_models_of_a_study_are_rated_in_one_fit(world: World) -> None:
+    """Own and twin won 3 of 4 games against the base each, worse 1 of 4.
+
+    One tied game is added between every two. Let own and twin lie at a and worse at b, the base at
+    0: what each won is what it should have. Own: 3 + 3 · 1/2 = 5 σ(a) + σ(0) + σ(a - b), worse:
+    1 + 3 · 1/2 = 5 σ(b) + 2 σ(b - a).
+    """
+    worse = [replace(case, preference=case.preference and LOST[case.preference]) for case in CASES]
+    arms = elo_of(world, {"twin": {}, "worse": {"cases": worse}})
+    elo = {name: arm["figures"]["elo"] for name, arm in arms.items()}
+    assert (elo["base"]["value"], elo["base"]["low"]) == (1000, None)
+    assert elo["own"]["value"] == pytest.approx(elo["twin"]["value"])
+    a, b = ((elo[name]["value"] - 1000) * math.log(10) / 400 for name in ("own", "worse"))
+    assert 5 * sigma(a) + 0.5 + sigma(a - b) == pytest.approx(4.5, abs=1e-6)
+    assert 5 * sigma(b) + 2 * sigma(b - a) == pytest.approx(2.5, abs=1e-6)
+    assert elo["own"]["low"] < elo["own"]["value"] < elo["own"]["high"]
+    assert {figure["num_scored"] for figure in elo.values()} == {2}, "prompts, not games"
+    assert arms["worse"]["over_base"]["elo"]["value"] == elo["worse"]["value"] - 1000
+    assert "elo" not in arms["base"]["over_base"]
+    assert world.metrics["arm_worse_elo"] == elo["worse"]["value"]
+    assert "Helpfulness rating (Elo)" in world.page.split('<section id="study"')[1]
+
+
+def test_equal_models_are_rated_by_what_they_won_of_the_base(world: World) -> None:
+    """Ties between equals move nothing: 3.5 of 5 games won are odds of 7 to 3."""
+    for arm in list(elo_of(world, {"twin": {}}).values())[1:]:
+        assert arm["figures"]["elo"]["value"] == pytest.approx(1000 + 400 * math.log10(7 / 3))
+
+
+def test_an_arm_that_was_not_compared_is_not_rated_and_hides_nobody_elses(world: World) -> None:
+    silent = [replace(case, preference=case.preference and (None, None)) for case in CASES]
+    arms = elo_of(world, {"twin": {}, "silent": {"cases": silent}})
+    rated = {name for name, arm in arms.items() if "elo" in arm["figures"]}
+    assert rated == {"base", "twin", "own"}
 
 
 def test_curves_stand_at_the_number_of_pairs_trained_on(world: World) -> None:

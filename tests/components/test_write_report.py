@@ -84,6 +84,22 @@ def test_preference_needs_both_orders(world):
     assert (wins["value"], wins["num_scored"], wins["num_unscored"]) == (1.0, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("preference", "outcome"),
+    [
+        (("win", "win"), "win"),
+        (("win", "tie"), "win"),
+        (("loss", "win"), "tie"),
+        (("tie", "tie"), "tie"),
+        (("loss", "tie"), "loss"),
+    ],
+)
+def test_parts_of_the_win_rate_count_prompts_as_its_n_does(world, preference, outcome):
+    world.cases = [*CASES[:-2], replace(CASES[-1], preference=preference)]
+    wins = rows_by_key(world.run())["win_rate"]["aligned"]
+    assert (wins["parts"], wins["num_scored"]) == ({outcome: 1}, 1)
+
+
 def test_position_bias_is_told(world):
     note = rows_by_key(world.run())["win_rate"]["note"]
     # (win, win): no bias; (win, loss): the answer shown first won both times.
@@ -497,7 +513,8 @@ def test_three_models_are_rated(controlled):
     theta = above / 173.7178
     slope = 3.5 - 5 / (1 + math.exp(-theta)) + 0.5 - 1 / (1 + math.exp(-2 * theta))
     assert slope == pytest.approx(0, abs=1e-5)
-    assert elo["aligned"]["num_scored"] == 4
+    counts = [elo[arm]["num_scored"] for arm in ("base", "control", "aligned")]
+    assert (*counts, elo["delta"]["num_items"]) == (2, 2, 2, 2), "prompts, not games"
     assert elo["delta"]["low"] <= above <= elo["delta"]["high"]
 
 

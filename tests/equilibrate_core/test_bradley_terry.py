@@ -1,9 +1,11 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from equilibrate_core import bradley_terry
 from equilibrate_core.bradley_terry import ELO_PER_NAT, Game, elo_ratings, strengths
 
 
@@ -73,6 +75,28 @@ def test_games_of_one_prompt_are_drawn_together():
         _, model = elo_ratings(played, anchor="base", seed=0)
         widths.append(model.high - model.low)
     assert widths[1] > 2 * widths[0]
+
+
+def test_prompts_are_counted_once_whatever_was_played_on_them():
+    both = [Game(f"p{i}", "m", "base", credit) for i in range(3) for credit in (1.0, 0.0)]
+    _, model = elo_ratings([*both, Game("p9", "m", "other", 1.0)], anchor="base", seed=0)[:2]
+    assert (model.model, model.num_games, model.num_prompts) == ("m", 7, 4)
+
+
+def test_resampling_in_chunks_changes_no_interval_and_needs_little_memory(monkeypatch):
+    """Ten chunks of 20 resamples over 2,000 prompts; at once they would take 6.4 MB."""
+    played = [Game(f"p{i}", ("b", "c")[i % 2], "a", (0.0, 0.5, 1.0)[i % 3]) for i in range(2000)]
+    at_once = elo_ratings(played, anchor="a", seed=3, resamples=200)
+    monkeypatch.setattr(bradley_terry, "CELLS_PER_CHUNK", 20 * 2000)
+    tracemalloc.start()
+    try:
+        chunked = elo_ratings(played, anchor="a", seed=3, resamples=200)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    for one, other in zip(at_once, chunked, strict=True):
+        assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=1e-9)
+    assert peak < 2_500_000, "of which 0.7 MB are the resamples, the rest games and tables"
 
 
 def test_a_clean_sweep_has_no_rating_without_prior_ties():

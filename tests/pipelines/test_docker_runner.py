@@ -6,10 +6,17 @@ from typing import Any
 
 import docker
 import pytest
+import yaml
 from kfp.local import docker_task_handler
+from kfp.local.config import LocalExecutionConfig
 
+from equilibrate_core.config import parse_config
 from equilibrate_core.errors import StageError
+from pipelines import local
 from pipelines.docker_runner import CACHE, docker_runner, failures_noticed, run_container
+from pipelines.run_config import RunConfig
+
+LAPTOP = Path(__file__).parents[2] / "pipelines" / "configs" / "laptop.yaml"
 
 
 class Container:
@@ -137,3 +144,28 @@ def test_containers_get_what_they_need_and_no_more(
     assert not {"AWS_CA_BUNDLE", "MY_PASSWORD", "PATH"} & environment.keys()
     assert options["read_only"] and options["cap_drop"] == ["ALL"]
     assert options["security_opt"] == ["no-new-privileges"]
+
+
+def test_the_key_of_every_judge_and_of_the_registry_reaches_the_containers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keys = ["FIRST_KEY", "OTHER_KEY", "ANSWER_KEY", "REGISTRY_KEY"]
+    for name in (*keys, "NOBODYS_KEY"):
+        monkeypatch.setenv(name, f"value of {name}")
+    monkeypatch.setenv("EQUILIBRATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(LocalExecutionConfig, "instance", None)  # put back what others set up
+    first, other, answers = (
+        {"backend": "endpoint", "endpoint_url": f"http://{name}/v1", "endpoint_model": name,
+         "api_key_env": name}
+        for name in keys[:3]
+    )  # fmt: skip
+    values = yaml.safe_load(LAPTOP.read_text())
+    values["classify_prompts"] |= {"judge": first, "other_judges": [other]}
+    values["judge_responses"] |= {"judge": answers}
+    registry = {"server_url": "http://registry", "token_env": "REGISTRY_KEY"}
+    values["publish_model"] |= {"model_registry": registry}
+    config = parse_config(values, RunConfig, "test")
+    local._init_kfp(config, "docker", tmp_path / "run" / "artifacts", tmp_path / "kfp_cache")
+    environment = LocalExecutionConfig.instance.runner.container_run_args["environment"]
+    assert {name: environment[name] for name in keys} == {n: f"value of {n}" for n in keys}
+    assert "NOBODYS_KEY" not in environment
