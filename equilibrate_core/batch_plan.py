@@ -42,6 +42,16 @@ def micro_batches(
         yield mine[start:end], weights[start:end]
 
 
+def evaluation_passes(config: TrainingConfig, lengths: Sequence[int]) -> list[list[int]]:
+    """Places of the rows of each forward pass of an evaluation, cut by the rule of training.
+
+    `lengths` may stand in any order. Every process runs all passes.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    passes = micro_batches(config, [lengths[i] for i in order], rank=0, world=1)
+    return [[order[place] for place in places] for places, _ in passes]
+
+
 def learning_rate(config: TrainingConfig, step: int, num_steps: int) -> float:
     """Rate of the step with this index (from 0): linear warm-up, then the configured decay."""
     warmup = math.ceil(config.warmup_share * num_steps)

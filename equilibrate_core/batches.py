@@ -24,10 +24,26 @@ class SharedRows:
 
     input_ids_PM: Tensor
     position_ids_PM: Tensor
-    visible_P1MM: Tensor
-    """Boolean: which position (last axis) a query (axis before) may look at."""
+    first_P1: Tensor
+    """Tokens of the first sequence; the rest of the second one follows."""
+    common_P1: Tensor
+    """Tokens of the common opening."""
     source_NL: Tensor
     """Where in its row the token at (n, l) stands; rows are those of n modulo P."""
+
+    def visible_P1MM(self) -> Tensor:
+        """Boolean: which position (last axis) a query (axis before) may look at.
+
+        P x M x M is the one thing here that grows with the square of the length: it is made where
+        and when a model looks at it.
+        """
+        slots_M = torch.arange(self.input_ids_PM.shape[1], device=self.input_ids_PM.device)
+        is_second_PM = slots_M >= self.first_P1
+        # The rest of the first answer is behind the second one's back.
+        is_rest_PM = (slots_M >= self.common_P1) & ~is_second_PM
+        visible_PMM = slots_M <= slots_M[:, None]
+        visible_PMM = visible_PMM & ~(is_second_PM[:, :, None] & is_rest_PM[:, None, :])
+        return visible_PMM[:, None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ def hidden_states(model: Any, batch: PaddedBatch) -> Tensor:
     rows = batch.shared
     hidden_PMD = body(
         input_ids=rows.input_ids_PM,
-        attention_mask=rows.visible_P1MM,
+        attention_mask=rows.visible_P1MM(),
         position_ids=rows.position_ids_PM,
         use_cache=False,
     ).last_hidden_state
@@ -115,11 +131,7 @@ def _share(
     slots_L = torch.arange(length).expand(len(firsts), -1)
     moved_PL = torch.where(slots_L < common_P1, slots_L, slots_L - common_P1 + first_P1)
     source_NL = torch.cat([slots_L, moved_PL]).clamp(max=ids_PM.shape[1] - 1)
-    visible_PMM = torch.ones(len(slots_M), len(slots_M), dtype=torch.bool).tril()
-    # The rest of the first answer is behind the second one's back.
-    is_rest_PM = (slots_M >= common_P1) & ~is_second_PM
-    visible_PMM = visible_PMM & ~(is_second_PM[:, :, None] & is_rest_PM[:, None, :])
-    parts = (ids_PM, positions_PM, visible_PMM[:, None], source_NL)
+    parts = (ids_PM, positions_PM, first_P1, common_P1, source_NL)
     return SharedRows(*(part.to(device) for part in parts))
 
 

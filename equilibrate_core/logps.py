@@ -5,10 +5,12 @@ token ids and a mask -> one natural-log probability per masked token, in at leas
 
 # N = sequences in the batch, L = padded length, K = tokens asked for,
 # D = hidden size, V = vocabulary
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -45,7 +47,7 @@ def token_logps(
             checkpoint(_gather, project, hidden_KD[i:j], targets_K[i:j], use_reentrant=False)
             if torch.is_grad_enabled()
             else _gather(project, hidden_KD[i:j], targets_K[i:j])
-            for i, j in _chunks(len(targets_K))
+            for i, j in _chunks(_num_chunks(project, hidden_KD))
         ]
     logps_K = torch.cat(chunks) if chunks else hidden_KD.new_zeros(0, dtype=torch.float32)
     logps_NL = logps_K.new_zeros(batch.input_ids_NL.shape)
@@ -76,5 +78,20 @@ def _gather(project: Any, hidden_KD: Tensor, targets_K: Tensor) -> Tensor:
     return chosen_K - logits_KV.logsumexp(dim=-1)
 
 
-def _chunks(total: int) -> list[tuple[int, int]]:
-    return [(i, min(i + VOCABULARY_CHUNK, total)) for i in range(0, total, VOCABULARY_CHUNK)]
+def _num_chunks(project: Any, hidden_KD: Tensor) -> int:
+    """Calls of the head: as many on every process when ZeRO-3 shards it, else as many as needed.
+
+    Each call gathers the head from all processes, forward and again in the backward pass, and they
+    keep different numbers of tokens: who needs fewer calls makes up for them with empty chunks,
+    which have a place in the graph and no value. It costs one integer all-reduced per pass.
+    """
+    needed = math.ceil(len(hidden_KD) / VOCABULARY_CHUNK)
+    if not hasattr(getattr(project, "weight", None), "ds_id"):
+        return needed
+    most = torch.tensor(needed, device=hidden_KD.device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)
+
+
+def _chunks(number: int) -> list[tuple[int, int]]:
+    return [(i * VOCABULARY_CHUNK, (i + 1) * VOCABULARY_CHUNK) for i in range(number)]

@@ -18,7 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from equilibrate_core.batch_plan import learning_rate, micro_batches, optimizer_batches
+from equilibrate_core.batch_plan import (
+    evaluation_passes,
+    learning_rate,
+    micro_batches,
+    optimizer_batches,
+)
 from equilibrate_core.checkpoints import Checkpoints, TrainingState
 from equilibrate_core.errors import DataError, Preempted, StageError
 from equilibrate_core.models import device
@@ -132,17 +137,20 @@ class Trainer(Generic[RowT]):
             yield
 
     @torch.no_grad()
-    def evaluate(self, rows: Sequence[RowT]) -> list[dict[str, float]]:
+    def evaluate(
+        self, rows: Sequence[RowT], length: Callable[[RowT], int]
+    ) -> list[dict[str, float]]:
         """Figures of every row, in order, computed on every process alike.
 
         Raises StageError when a loss is not finite.
         """
         self.engine.eval()
-        size = self.config.micro_batch_size
-        results: list[dict[str, float]] = []
+        found: dict[int, dict[str, float]] = {}
         with self.as_local_rank():
-            for start in range(0, len(rows), size):
-                results += _per_row(self.engine(rows[start : start + size]))
+            for places in evaluation_passes(self.config, [length(row) for row in rows]):
+                figures = _per_row(self.engine([rows[place] for place in places]))
+                found.update(zip(places, figures, strict=True))
+        results = [found[place] for place in range(len(rows))]
         broken = sum(not math.isfinite(figures["loss"]) for figures in results)
         if broken:
             raise StageError(f"loss of {broken} of {len(rows)} held-out rows is not finite; {MEND}")

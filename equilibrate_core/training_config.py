@@ -16,7 +16,8 @@ class TrainingConfig(Config):
     batch_size: int = Field(default=64, ge=1)
     """Pairs per optimizer step, over all processes."""
     micro_batch_size: int = Field(default=8, ge=1)
-    """Pairs per forward pass and process at most; changes memory, not the result."""
+    """Pairs per forward pass and process at most, in training and evaluation; changes memory, not
+    the result."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens of both answers, padding included, per forward pass and process at most: bounds the
     memory that long pairs take, so that micro_batch_size can suit short ones. A pair that has more

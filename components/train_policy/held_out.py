@@ -16,6 +16,7 @@ from torch import Tensor
 from components.train_policy.config import TrainPolicyConfig
 from components.train_policy.masking import AnswerRow, PolicyRow
 from equilibrate_core.artifacts import Counts
+from equilibrate_core.batch_plan import evaluation_passes
 from equilibrate_core.chat import encode_answer
 from equilibrate_core.divergence import summed_kl
 from equilibrate_core.errors import DataError
@@ -77,7 +78,7 @@ class HeldOut:
         """`adapters` is the peft model around `model`; without them all weights are trained."""
         self.config, self.trainer, self.model, self.adapters = config, trainer, model, adapters
         with self._as_reference():
-            figures = trainer.evaluate(rows)
+            figures = trainer.evaluate(rows, _length)
         self.rows = [_anchored(r, f, config.beta) for r, f in zip(rows, figures, strict=True)]
         self.kl_rows = self.rows[: config.max_kl_pairs]
         if self.kl_rows and not self._has_plain_head():
@@ -91,7 +92,7 @@ class HeldOut:
         """Means over the held-out pairs, and over their response tokens, of the policy now."""
         if not self.rows:
             return {}
-        figures = self.trainer.evaluate(self.rows)
+        figures = self.trainer.evaluate(self.rows, _length)
         names = ("accuracy", "loss", "chosen_reward", "rejected_reward")
         means = {n: sum(f[n] for f in figures) / len(figures) for n in names}
         gains = sum(f["chosen_reward"] + f["rejected_reward"] for f in figures) / self.config.beta
@@ -148,8 +149,8 @@ class HeldOut:
         return hidden_NLD[before_NL.to(hidden_NLD.device)]
 
     def _batches(self) -> list[Sequence[PolicyRow]]:
-        size = self.config.training.micro_batch_size
-        return [self.kl_rows[i : i + size] for i in range(0, len(self.kl_rows), size)]
+        passes = evaluation_passes(self.config.training, [_length(row) for row in self.kl_rows])
+        return [[self.kl_rows[place] for place in places] for places in passes]
 
     @torch.no_grad()
     def _has_plain_head(self) -> bool:
@@ -170,6 +171,10 @@ class HeldOut:
             weight = head.weight.detach().clone()
             bias = None if head.bias is None else head.bias.detach().clone()
         return lambda hidden_KD: torch.nn.functional.linear(hidden_KD, weight, bias)
+
+
+def _length(row: PolicyRow) -> int:
+    return row.length
 
 
 def _num_tokens(rows: Sequence[PolicyRow]) -> int:

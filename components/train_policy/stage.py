@@ -66,12 +66,13 @@ def train_policy(
         trainer = _trainer(config, model, tokenizer, checkpoints)
         held_out = HeldOut(config, eval_rows, trainer, model, adapters)
         steps = _train(config, rows, trainer, held_out)
-        metrics = _metrics(config, steps, rows, trainer, counts) | {"num_held_out": len(eval_rows)}
+        seen = _as_batched(config, rows, trainer)
+        metrics = _metrics(steps, rows, seen, counts) | {"num_held_out": len(eval_rows)}
         metrics |= held_out.figures()
         with trainer.whole_weights():
             if trainer.rank == 0:
                 merged = adapters.merge_and_unload() if adapters else model
-                previews = mask_previews(rows[: config.num_previews], tokenizer)
+                previews = mask_previews(seen[: config.num_previews], tokenizer)
                 _save(run, policy, merged, tokenizer, metrics, steps, previews, counts)
     return metrics
 
@@ -90,12 +91,9 @@ def training_rows(config: TrainPolicyConfig, scored_pairs: Path, counts: Counts)
 def masked_rows(config: TrainPolicyConfig, scored_pairs: Path) -> list[PolicyRow]:
     """All rows with the masks of the configured loss; all-ones where those depend on the batch."""
     rows = [policy_row(pair, config.ama) for pair in read_dataset(scored_pairs, ScoredPair)]
-    if config.loss != "dpo" and config.ama.baseline != "batch_mean":
-        baseline = _fixed_baseline(config, scored_pairs)
-        rows = [masked(row, config.ama, baseline) for row in rows]
-        if config.loss == "random_mask":
-            rows = [randomly_masked(r, f"{config.seed}-{i}") for i, r in enumerate(rows)]
-    return rows
+    if config.loss == "dpo" or config.ama.baseline == "batch_mean":
+        return rows
+    return _with_masks(config, rows, _fixed_baseline(config, scored_pairs))
 
 
 def _check_reference(run: StageRun, scored_pairs: Path) -> None:
@@ -127,11 +125,18 @@ def _fixed_baseline(config: TrainPolicyConfig, scored_pairs: Path) -> float | No
 def _apply_batch_mean(config: TrainPolicyConfig, batch: Sequence[PolicyRow]) -> list[PolicyRow]:
     if config.loss == "dpo" or config.ama.baseline != "batch_mean":
         return list(batch)
-    mean = batch_mean(batch)
-    rows = [masked(row, config.ama, mean) for row in batch]
-    if config.loss == "random_mask":
-        rows = [randomly_masked(r, f"{config.seed}-{i}") for i, r in enumerate(rows)]
+    rows = _with_masks(config, batch, batch_mean(batch))
     return [row for row in rows if not has_empty_mask(row)]
+
+
+def _with_masks(
+    config: TrainPolicyConfig, rows: Sequence[PolicyRow], baseline: float | None
+) -> list[PolicyRow]:
+    rows = [masked(row, config.ama, baseline) for row in rows]
+    if config.loss == "random_mask":
+        # By id: a row's draw is its own, whatever batch and place it has.
+        rows = [randomly_masked(row, f"{config.seed}-{row.id}") for row in rows]
+    return rows
 
 
 def _trainer(
@@ -168,20 +173,27 @@ def _train(
     return steps
 
 
-def _metrics(
-    config: TrainPolicyConfig,
-    steps: Sequence[StepLog],
-    rows: Sequence[PolicyRow],
-    trainer: Trainer[PolicyRow],
-    counts: Counts,
-) -> Metrics:
-    """Shares kept and the course of training.
+def _as_batched(
+    config: TrainPolicyConfig, rows: Sequence[PolicyRow], trainer: Trainer[PolicyRow]
+) -> list[PolicyRow]:
+    """The rows, in order, as the loss sees them in the first epoch, less those it drops.
 
-    With batch_mean the masks differ from batch to batch: those of the first epoch are reported.
-    They are made again, since a resumed run has not seen the batches before it.
+    With batch_mean the masks differ from batch to batch. They are made again, since a resumed run
+    has not seen the batches before it.
     """
     batches = trainer.batches(len(rows))[: math.ceil(len(rows) / config.training.batch_size)]
     seen = [row for b in batches for row in _apply_batch_mean(config, [rows[i] for i in b])]
+    places = {row.id: place for place, row in enumerate(rows)}
+    return sorted(seen, key=lambda row: places[row.id])
+
+
+def _metrics(
+    steps: Sequence[StepLog],
+    rows: Sequence[PolicyRow],
+    seen: Sequence[PolicyRow],
+    counts: Counts,
+) -> Metrics:
+    """Shares kept of the rows as the loss saw them, and the course of training."""
     return mask_statistics(seen) | {
         "num_pairs": len(rows),
         "num_dropped_empty_mask": counts.dropped.get("empty_mask", 0) + len(rows) - len(seen),

@@ -43,7 +43,7 @@ def train_scorer(
         trainer = _trainer(config, model, tokenizer, checkpoints)
 
         def evaluate() -> tuple[ScorerConstants, Metrics]:
-            values = trainer.evaluate(held_out)
+            values = trainer.evaluate(held_out, lambda row: row.length)
             constants = calibrate(config, values)
             return constants, held_out_metrics(config, held_out, values, constants)
 

@@ -16,9 +16,9 @@ from equilibrate_core.artifacts import read_manifest
 from equilibrate_core.chat import encode_answer
 from equilibrate_core.errors import DataError, Preempted
 from equilibrate_core.models import load_causal_lm, load_tokenizer
-from equilibrate_core.records import Pair, ScoredPair
 from equilibrate_core.training import Trainer
 from equilibrate_core.training_config import TrainingConfig
+from tests.components.scored_pairs import answer_logps, scored_pair
 from tests.components.scoring_fixtures import as_dataset, harm_pairs, make_pair
 from tests.equilibrate_core.interrupted_runs import before
 
@@ -34,40 +34,15 @@ TRAINING = TrainingConfig(
 EVAL = [make_pair(f"And {i}?", f"no no, not {i}", f"yes yes, do {i}") for i in range(3)]
 
 
-def logps(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """Log-probs of the whole vocabulary at the answer's positions, shape (T, V)."""
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt + answer])).logits[0].double()
-    return logits.log_softmax(-1)[len(prompt) - 1 : -1]
-
-
 @pytest.fixture(scope="module")
 def data(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Scored pairs with the model's own reference log-probs, and held-out pairs."""
     model, tokenizer = load_causal_lm(tiny_model), load_tokenizer(tiny_model)
-
-    def scored(pair: Pair) -> ScoredPair:
-        columns: dict[str, Any] = {}
-        for side in ("chosen", "rejected"):
-            encoded = encode_answer(tokenizer, pair.messages, getattr(pair, side))
-            ids = encoded.response_ids
-            table = logps(model, encoded.prompt_ids, ids)
-            sign = 1.0 if side == "chosen" else -1.0
-            columns |= {"prompt_token_ids": encoded.prompt_ids, f"{side}_token_ids": ids}
-            columns |= {
-                f"{side}_segment_ids": list(range(len(ids))),
-                f"{side}_rewards": [sign] * len(ids),
-                f"{side}_costs": [-sign] * len(ids),
-                f"{side}_reference_logps": [float(table[t, i]) for t, i in enumerate(ids)],
-                f"{side}_initial_reward": 0.0,
-                f"{side}_initial_cost": 0.0,
-            }
-        return ScoredPair(**dict(pair), **columns)
-
+    scored = [scored_pair(pair, model, tokenizer) for pair in harm_pairs(12)]
     root = tmp_path_factory.mktemp("held_out")
     long = make_pair("Long?", "no " * 400, "yes")
     return {
-        "scored_pairs": as_dataset(root / "scored", [scored(p) for p in harm_pairs(12)]),
+        "scored_pairs": as_dataset(root / "scored", scored),
         "eval_pairs": as_dataset(root / "eval", [EVAL[0], long, *EVAL[1:]]),
         "base_model": tiny_model,
     }
@@ -87,7 +62,7 @@ def by_hand(base: Path, policy: Path) -> tuple[float, float]:
     for pair in EVAL:
         for text in (pair.chosen, pair.rejected):
             encoded = encode_answer(tokenizer, pair.messages, text)
-            p, q = (logps(m, encoded.prompt_ids, encoded.response_ids) for m in (new, old))
+            p, q = (answer_logps(m, encoded.prompt_ids, encoded.response_ids) for m in (new, old))
             kl += (p.exp() * (p - q)).sum(-1).tolist()
             ratios += [float((p - q)[t, i]) for t, i in enumerate(encoded.response_ids)]
     return sum(kl) / len(kl), sum(ratios) / len(ratios)
@@ -114,6 +89,32 @@ def test_an_untrained_policy_has_no_divergence(data: dict[str, Path], tmp_path: 
     metrics = train(data, tmp_path / "policy", training={"learning_rate": 1e-12})
     assert metrics["held_out_kl"] == pytest.approx(0, abs=1e-7)
     assert metrics["held_out_log_ratio"] == pytest.approx(0, abs=1e-6)
+
+
+def test_no_pass_of_an_evaluation_holds_more_than_the_settings_allow(
+    data: dict[str, Path], tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(data["base_model"])
+    answers = [(p, text) for p in EVAL + harm_pairs(12) for text in (p.chosen, p.rejected)]
+    encoded = [encode_answer(tokenizer, p.messages, text) for p, text in answers]
+    longest = max(len(e.prompt_ids) + len(e.response_ids) for e in encoded)
+    sizes: list[int] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, torch.nn.Embedding):
+            sizes.append(inputs[0].numel())
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        wide = {"micro_batch_size": 8, "epochs": 1}
+        alone = train(data, tmp_path / "alone", training=wide | {"micro_batch_tokens": 1})
+        assert max(sizes) <= 2 * longest
+        together = train(data, tmp_path / "together", training=wide)
+        assert max(sizes) > 2 * longest
+    finally:
+        hook.remove()
+    for name in ("held_out_kl", "held_out_loss", "held_out_log_ratio", "held_out_accuracy"):
+        assert alone[name] == pytest.approx(together[name], rel=1e-3, abs=1e-6), name
 
 
 def test_rows_too_long_are_counted_in_the_manifest(data: dict[str, Path], tmp_path: Path) -> None:

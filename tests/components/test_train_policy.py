@@ -16,7 +16,9 @@ from components.score_tokens.token_means import token_means
 from components.train_policy.config import AmaConfig, LoraConfig, TrainPolicyConfig
 from components.train_policy.masking import (
     PolicyRow,
+    batch_mean,
     dataset_mean,
+    has_empty_mask,
     masked,
     policy_row,
     randomly_masked,
@@ -29,6 +31,7 @@ from equilibrate_core.artifacts import Counts, read_manifest
 from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import encode_answer
 from equilibrate_core.errors import ArtifactError, ConfigError, ModelError
+from equilibrate_core.logps import span_mask, token_logps
 from equilibrate_core.models import load_causal_lm, load_tokenizer
 from equilibrate_core.records import Pair, ScoredPair
 from equilibrate_core.scorer import load_scorer, normalise, token_values
@@ -162,6 +165,43 @@ def test_step_0_loss_is_ln_2_and_training_lowers_it(
     load_causal_lm(tmp_path / "policy")
 
 
+def test_in_bfloat16_the_policy_starts_at_its_cached_reference(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    score_tokens(
+        FLOAT32.model_copy(update={"max_length": 256, "precision": "bfloat16"}),
+        pairs=scored["pairs"],
+        reward_model=scored["reward"],
+        cost_model=scored["cost"],
+        reference_model=tiny_model,
+        scored_pairs=tmp_path / "scored",
+    )
+    training = TRAINING.model_copy(update={"precision": "bfloat16", "epochs": 1})
+    changed = scored | {"scored": tmp_path / "scored"}
+    metrics = train(changed, tiny_model, tmp_path / "policy", loss="dpo", training=training)
+    assert metrics["first_step_loss"] == pytest.approx(math.log(2), abs=0.02)
+    # Other rows together than when they were scored.
+    pairs = read_dataset(tmp_path / "scored", ScoredPair)[::3]
+    firsts = [p.prompt_token_ids + p.chosen_token_ids for p in pairs]
+    seconds = [p.prompt_token_ids + p.rejected_token_ids for p in pairs]
+    batch = PaddedBatch.of_pairs(firsts, seconds, pad_id=0, device=torch.device("cpu"))
+    starts = [len(p.prompt_token_ids) for p in pairs] * 2
+    ends = [len(ids) for ids in firsts + seconds]
+    wanted = span_mask(starts, ends, batch.input_ids_NL.shape[1])
+    with torch.no_grad():
+        logps = token_logps(load_causal_lm(tiny_model), batch, wanted, "bfloat16")[wanted]
+    cached = reference_logps(pairs)
+    assert (logps - cached).abs().mean() <= 0.02
+    in_float32 = reference_logps(read_dataset(scored["scored"], ScoredPair)[::3])
+    assert (cached - in_float32).abs().max() > 1e-3, "bfloat16 was not used"
+
+
+def reference_logps(pairs: list[ScoredPair]) -> torch.Tensor:
+    """Cached log-probs of all chosen answers, then of all rejected ones."""
+    chosen = [logp for pair in pairs for logp in pair.chosen_reference_logps]
+    return torch.tensor(chosen + [x for pair in pairs for x in pair.rejected_reference_logps])
+
+
 def test_reference_mismatch_would_show_at_step_0(
     scored: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
@@ -250,6 +290,36 @@ def test_the_random_control_keeps_the_same_share(scored: dict[str, Path]) -> Non
         assert torch.equal(control.chosen.mask, randomly_masked(row, str(index)).chosen.mask)
 
 
+@pytest.mark.parametrize("baseline", ["zero", "batch_mean"])
+def test_the_random_control_draws_for_a_row_whatever_its_place(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path, baseline: str
+) -> None:
+    turned = as_dataset(tmp_path / "turned", read_dataset(scored["scored"], ScoredPair)[::-1])
+    training = TRAINING.model_copy(update={"epochs": 1, "batch_size": 24, "micro_batch_size": 24})
+    kept = []
+    for name, pairs in (("straight", scored["scored"]), ("turned", turned)):
+        train(
+            scored | {"scored": pairs},
+            tiny_model,
+            tmp_path / name,
+            loss="random_mask",
+            ama=AmaConfig(baseline=baseline, min_kept=0.3),
+            num_previews=24,
+            training=training,
+        )
+        kept.append({p["id"]: kept_tokens(p) for p in previews(tmp_path / name)})
+    assert len(kept[0]) > 12
+    assert kept[0] == kept[1]
+
+
+def previews(policy: Path) -> list[dict]:
+    return json.loads((policy / "mask_previews.json").read_text())["previews"]
+
+
+def kept_tokens(preview: dict) -> list[list[bool]]:
+    return [[token["kept"] for token in preview[side]] for side in ("chosen", "rejected")]
+
+
 def test_pairs_with_an_empty_mask_are_dropped_and_counted(scored: dict[str, Path]) -> None:
     counts = Counts()
     settings = TrainPolicyConfig(ama=AmaConfig(baseline=1e9, min_kept=0.0))
@@ -323,14 +393,27 @@ def test_previews_name_every_token(
     scored: dict[str, Path], tiny_model: Path, tmp_path: Path
 ) -> None:
     train(scored, tiny_model, tmp_path / "policy", num_previews=2)
-    previews = json.loads((tmp_path / "policy/mask_previews.json").read_text())["previews"]
-    assert len(previews) == 2
-    tokens = "".join(t["token"] for t in previews[0]["chosen"])
+    first, _ = previews(tmp_path / "policy")
+    tokens = "".join(t["token"] for t in first["chosen"])
     assert tokens.endswith("<|im_end|>")
     tokenizer = load_tokenizer(tiny_model)
-    assert len(previews[0]["chosen"]) == len(
-        tokenizer(tokens, add_special_tokens=False)["input_ids"]
-    )
+    assert len(first["chosen"]) == len(tokenizer(tokens, add_special_tokens=False)["input_ids"])
+
+
+def test_previews_under_batch_mean_show_the_masks_of_the_rows_batch(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    ama = AmaConfig(baseline="batch_mean")
+    training = TRAINING.model_copy(update={"epochs": 1, "batch_size": 24})
+    train(scored, tiny_model, tmp_path / "policy", ama=ama, num_previews=3, training=training)
+    rows = [policy_row(pair, ama) for pair in read_dataset(scored["scored"], ScoredPair)]
+    by_hand = [masked(row, ama, batch_mean(rows)) for row in rows]
+    expected = [row for row in by_hand if not has_empty_mask(row)][:3]
+    assert len(expected) == 3
+    assert [kept_tokens(p) for p in previews(tmp_path / "policy")] == [
+        [row.chosen.mask.tolist(), row.rejected.mask.tolist()] for row in expected
+    ]
+    assert not all(row.rejected.mask.all() for row in expected)
 
 
 def test_an_unknown_loss_is_refused_by_the_config() -> None:

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
@@ -26,6 +27,24 @@ SETTINGS = {
     "zero-3": {"zero_stage": 3},
     "zero-3-checkpointing": {"zero_stage": 3, "gradient_checkpointing": True},
 }
+
+
+def shard_everything() -> None:
+    """Let ZeRO-3 shard the smallest tensors too: by default it keeps a tiny model whole."""
+    original = deepspeed.initialize
+
+    def initialize(*, config: dict[str, Any], **options: Any) -> Any:
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return original(config=config, **options)
+
+    deepspeed.initialize = initialize
+
+
+def gradient_of(trainer: Trainer) -> torch.Tensor:
+    """The whole gradient of all trained weights, flat and in the order of their names."""
+    named = {n: p for n, p in trainer.engine.module.named_parameters() if p.requires_grad}
+    assert not any(getattr(p, "ds_persist", False) for p in named.values()), "nothing is sharded"
+    return torch.cat([safe_get_full_grad(named[n]).flatten().clone() for n in sorted(named)])
 
 
 def trained(model_folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -58,8 +77,7 @@ def trained(model_folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def keep_gradient(*_: Any) -> None:
-        pairs = trainer.engine.module.named_parameters()
-        found["gradient"] = {n: safe_get_full_grad(p).flatten().clone() for n, p in pairs}
+        found["gradient"] = gradient_of(trainer)
 
     def weights() -> torch.Tensor:
         with trainer.whole_weights():
@@ -70,13 +88,13 @@ def trained(model_folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     logs: list[dict[str, float]] = []
     trainer.train(rows, lambda row: row.length, logs.append, label="tiny")
     moved = float((weights() - start).abs().max())
-    gradient = torch.cat([found["gradient"][name] for name in sorted(found["gradient"])])
-    return {"losses": [r["loss"] for r in logs], "gradient": gradient, "moved": moved}
+    return {"losses": [r["loss"] for r in logs], "gradient": found["gradient"], "moved": moved}
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    shard_everything()
     results = {name: trained(Path(sys.argv[1]), s) for name, s in SETTINGS.items()}
     if dist.get_rank() == 0:
         torch.save(results, sys.argv[2])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibrate_core.batch_plan import micro_batches
+from equilibrate_core.batch_plan import evaluation_passes, micro_batches
 from tests.equilibrate_core.test_training import settings, trained
 
 
@@ -21,6 +21,14 @@ def test_passes_are_cut_by_number_and_by_padded_tokens() -> None:
     assert [places for places, _ in passes] == [[0, 1, 2], [3, 4], [5], [6]]
     (unbounded,) = plan([1, 2, 2, 3, 5, 9, 40], size=3, tokens=None)
     assert [places for places, _ in unbounded] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_an_evaluation_is_cut_by_the_same_rule_whatever_order_its_rows_have() -> None:
+    config = settings(micro_batch_size=3, micro_batch_tokens=12)
+    # The lengths above, shuffled.
+    passes = evaluation_passes(config, [9, 2, 40, 1, 3, 5, 2])
+    assert passes == [[3, 1, 6], [4, 5], [0], [2]]
+    assert evaluation_passes(config, []) == []
 
 
 def test_processes_take_equal_passes_and_a_missing_row_weighs_nothing() -> None:

@@ -53,6 +53,23 @@ def test_shared_rows_are_used_and_hold_fewer_tokens(folder: Path) -> None:
     assert together.shared.input_ids_PM.numel() < apart.input_ids_NL.numel()
 
 
+def test_the_second_answer_goes_on_where_the_common_opening_ends() -> None:
+    shared = PaddedBatch.of_pairs([[7, 1, 2]], [[7, 3]], pad_id=0, device=CPU).shared
+    assert shared is not None
+    assert shared.input_ids_PM.tolist() == [[7, 1, 2, 3]]
+    assert shared.position_ids_PM.tolist() == [[0, 1, 2, 1]]
+    visible = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]]
+    assert shared.visible_P1MM().long().tolist() == [[visible]]
+
+
+def test_a_batch_holds_nothing_that_grows_with_the_square_of_its_length() -> None:
+    """A model that cannot share a row must not pay for the mask of one."""
+    firsts, seconds = [[1] * 300], [[1] * 200 + [2] * 100]
+    shared = PaddedBatch.of_pairs(firsts, seconds, pad_id=0, device=CPU).shared
+    assert shared is not None and shared.input_ids_PM.shape == (1, 400)
+    assert all(part.numel() <= 2 * 400 for part in vars(shared).values())
+
+
 def test_a_shared_row_gives_every_token_the_hidden_state_it_has_alone(folder: Path) -> None:
     model = load_causal_lm(folder, dtype="float64")
     apart, together, _ = both(load_tokenizer(folder))

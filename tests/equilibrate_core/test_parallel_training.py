@@ -10,13 +10,17 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = ["-m", "tests.equilibrate_core.parallel_program"]
+PROGRAM = "tests.equilibrate_core.parallel_program"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
-def results(prefix: list[str], model: Path, target: Path) -> dict[str, Any]:
-    command = [sys.executable, *prefix, *PROGRAM, str(model), str(target)]
+def results(
+    prefix: list[str], source: Path, target: Path, *names: str, program: str = PROGRAM
+) -> dict[str, Any]:
+    command = [sys.executable, *prefix, "-m", program, str(source), str(target), *names]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # Minutes after which processes that wait for each other give up.
+    environment |= {"DEEPSPEED_TIMEOUT": "2"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -137,7 +137,28 @@ def test_the_logged_gradient_norm_is_that_before_clipping() -> None:
 def test_a_held_out_loss_that_is_not_finite_stops_the_stage() -> None:
     trainer: Trainer = Trainer(Line(), settings(), seed=0)
     with pytest.raises(StageError, match="loss of 1 of 2 held-out rows is not finite; lower"):
-        trainer.evaluate([ROWS[1], [math.nan, 0.0]])
+        trainer.evaluate([ROWS[1], [math.nan, 0.0]], lambda row: 1)
+
+
+class Recorded(Line):
+    """Remembers the x of the rows of every forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes: list[list[float]] = []
+
+    def forward(self, rows: Sequence[list[float]]) -> dict[str, Tensor]:
+        self.passes.append([x for x, _ in rows])
+        return super().forward(rows)
+
+
+def test_an_evaluation_is_bounded_as_training_is_and_keeps_the_order_of_its_rows() -> None:
+    line = Recorded()
+    trainer: Trainer = Trainer(line, settings(micro_batch_size=3, micro_batch_tokens=6), seed=0)
+    figures = trainer.evaluate(ROWS[::-1], lambda row: int(row[0]))
+    assert line.passes == [[0, 1, 2], [3], [4], [5], [6]]
+    by_hand = [(0.5 * x + 0.1 - y) ** 2 for x, y in ROWS[::-1]]
+    assert [row["loss"] for row in figures] == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_prepare_may_drop_rows_and_whole_batches() -> None:
