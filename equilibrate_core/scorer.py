@@ -79,17 +79,20 @@ def new_scorer_model(base_model: Path, *, seed: int, dtype: str = "float32") -> 
 def pad_token(tokenizer: Any) -> str:
     """A pad token other than end-of-turn that the vocabulary already has.
 
-    Raises ModelError when there is none.
+    Pads are masked everywhere, so where no token is meant for them (Llama 3) or all such tokens are
+    the end-of-turn (Granite) any other special token serves. Raises ModelError when there is none.
     """
     end_id = end_of_turn_id(tokenizer)
     usual = ("<|endoftext|>", "<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]")
     known = tokenizer.get_vocab()
-    for token in (tokenizer.pad_token, *usual, tokenizer.unk_token, tokenizer.eos_token):
+    meant = (tokenizer.pad_token, *usual, tokenizer.unk_token, tokenizer.eos_token)
+    special = [str(t) for _, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special]
+    for token in (*meant, *(token for token in special if token != tokenizer.bos_token)):
         if token in known and tokenizer.convert_tokens_to_ids(token) != end_id:
             return token
     raise ModelError(
-        f"{tokenizer.name_or_path or 'tokenizer'}: the tokenizer has no pad token besides its "
-        "end-of-turn; add one, e.g. <|pad|>"
+        f"{tokenizer.name_or_path or 'tokenizer'}: the tokenizer has no special token besides "
+        "end-of-turn and BOS that could pad; take a model whose vocabulary has one"
     )
 
 
