@@ -23,6 +23,7 @@ from equilibrate_core.models import (
     Precision,
     autocast,
     device,
+    device_map,
     load_tokenizer,
     without_dropout,
 )
@@ -67,6 +68,7 @@ def new_scorer_model(base_model: Path, *, seed: int, dtype: str = "float32") -> 
         base_model,
         num_labels=1,
         dtype=DTYPES[dtype],
+        device_map=device_map(device()),
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
@@ -132,10 +134,11 @@ def load_scorer(folder: Path, *, dtype: str = "float32") -> Scorer:
     model = AutoModelForSequenceClassification.from_pretrained(
         folder,
         dtype=DTYPES[dtype],
+        device_map=device_map(device()),
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
-    ).to(device())
+    )
     scalar_head(model)
     if tokenizer.pad_token_id in (None, end_of_turn_id(tokenizer)):
         raise ModelError(

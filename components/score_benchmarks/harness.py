@@ -141,11 +141,11 @@ def _is_truncated(lm: Any, sample: dict[str, Any]) -> bool:
 def _transformers_model(config: ScoreBenchmarksConfig, folder: Path) -> LM:
     from lm_eval.models.huggingface import HFLM
 
-    from equilibrate_core.models import check_model_folder, device, load_causal_lm, load_tokenizer
+    from equilibrate_core.models import check_model_folder, load_causal_lm, load_tokenizer
 
     check_model_folder(folder)
     return HFLM(
-        pretrained=load_causal_lm(folder, dtype=resolve_dtype(config.dtype)).to(device()),
+        pretrained=load_causal_lm(folder, dtype=resolve_dtype(config.dtype)),
         tokenizer=load_tokenizer(folder),
         batch_size=config.batch_size,
         max_length=config.max_length,

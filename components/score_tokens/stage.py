@@ -140,7 +140,7 @@ def _scorer_pass(
 def _reference_pass(
     config: ScoreTokensConfig, folder: Path, tokenizer: Any, answers: Sequence[Encoded]
 ) -> list[TokenTable]:
-    model = load_causal_lm(folder).to(device())
+    model = load_causal_lm(folder)
     pad_id = tokenizer.convert_tokens_to_ids(pad_token(tokenizer))
 
     def values(batch: PaddedBatch, rows: Sequence[Encoded]) -> Tensor:
