@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from equilibrate_core.errors import ModelError
+from equilibrate_core.errors import ModelError, TemplateRefusal
 from equilibrate_core.records import Message
 
 Tokenizer = Any
@@ -47,7 +47,8 @@ def encode_answer(
 
     A token that holds characters of both prompt and answer counts as the answer's first. With
     `finished` False (an answer cut by a length limit) no end-of-turn token is added.
-    Raises ModelError when the template rewrites the prompt once an answer is there.
+    Raises TemplateRefusal when the template does not render the conversation, and ModelError when
+    it rewrites the prompt once an answer is there.
     """
     prompt = _render(tokenizer, messages, add_generation_prompt=True)
     turns = [*messages, Message.model_construct(role="assistant", content=answer)]
@@ -130,7 +131,7 @@ def _render(
         )
     except TemplateError as error:
         roles = ", ".join(m.role for m in messages)
-        raise ModelError(
+        raise TemplateRefusal(
             f"{tokenizer.name_or_path or 'tokenizer'}: its chat template refuses a conversation of "
             f"{roles}: {error}; leave such rows out, or give chat_template.jinja another template"
         ) from error

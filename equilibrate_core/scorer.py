@@ -6,6 +6,7 @@ On disk a scorer is a standard Hugging Face sequence-classification directory (n
 
 # N = sequences in the batch, L = padded length
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from equilibrate_core.batches import PaddedBatch, hidden_states
 from equilibrate_core.chat import Encoded, encode_answer, end_of_turn_id
-from equilibrate_core.errors import ModelError
+from equilibrate_core.errors import ModelError, TemplateRefusal
 from equilibrate_core.models import (
     DTYPES,
     Precision,
@@ -162,20 +163,24 @@ def score_responses(
     batch_size: int,
     max_length: int,
 ) -> list[float]:
-    """Normalised value of each answer, read at its last token; NaN where it is too long.
+    """Normalised value of each answer, read at its last token.
+
+    NaN where it is too long, or the chat template refuses the conversation.
 
     `finished` says whether the answer ended by itself: only then an end-of-turn token is read.
     """
-    encoded = [
-        encode_answer(scorer.tokenizer, messages, response, finished=done)
-        for messages, response, done in zip(conversations, responses, finished, strict=True)
-    ]
-    values = [float("nan")] * len(encoded)
-    fitting = [i for i, e in enumerate(encoded) if _length(e) <= max_length]
-    fitting.sort(key=lambda i: _length(encoded[i]))
+    encoded: dict[int, Encoded] = {}
+    rows = zip(conversations, responses, finished, strict=True)
+    for row, (messages, response, done) in enumerate(rows):
+        with suppress(TemplateRefusal):
+            encoded[row] = encode_answer(scorer.tokenizer, messages, response, finished=done)
+    values = [float("nan")] * len(responses)
+    fitting = [row for row, answer in encoded.items() if _length(answer) <= max_length]
+    fitting.sort(key=lambda row: _length(encoded[row]))
     for start in range(0, len(fitting), batch_size):
-        rows = fitting[start : start + batch_size]
-        for row, value in zip(rows, _last_values(scorer, [encoded[i] for i in rows]), strict=True):
+        batch = fitting[start : start + batch_size]
+        found = _last_values(scorer, [encoded[row] for row in batch])
+        for row, value in zip(batch, found, strict=True):
             values[row] = value
     return values
 

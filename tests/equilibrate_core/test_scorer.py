@@ -146,6 +146,21 @@ def test_a_too_long_answer_has_no_value_and_hurts_no_other(base: Path, tmp_path:
     assert values[1] != values[1]
 
 
+def test_a_conversation_that_the_template_refuses_has_no_value_and_hurts_no_other(
+    base: Path, tmp_path: Path
+) -> None:
+    folder, _ = saved(base, tmp_path / "scorer")
+    scorer = load_scorer(folder, dtype="float64")
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    scorer.tokenizer.chat_template = refusal + scorer.tokenizer.chat_template
+    talks = [(Message(role="system", content="Be brief."), *ASK), ASK]
+    options = {"max_length": 512, "batch_size": 2}
+    values = score_responses(scorer, talks, ANSWERS[:2], [True] * 2, **options)
+    alone = score_responses(scorer, [ASK], ANSWERS[1:2], [True], **options)
+    assert values[0] != values[0]
+    assert values[1:] == pytest.approx(alone, abs=1e-9)
+
+
 def test_the_head_is_drawn_from_the_seed(tiny_model: Path, tmp_path: Path) -> None:
     weights = [
         saved(tiny_model, tmp_path / name, seed)[1].score.weight
