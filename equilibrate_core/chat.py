@@ -6,6 +6,7 @@ come through here, so that they see identical ids.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,15 @@ from equilibrate_core.records import Message
 
 Tokenizer = Any
 """A transformers fast tokenizer with a chat template (its stubs are too loose to name)."""
+
+TEMPLATE_DATE = date(2024, 7, 26)
+"""The day that templates are told. Some write today's into the system turn: the same row would have
+other token ids tomorrow than those that were scored or trained on. Llama 3.1's own fallback."""
+DATED: dict[str, Any] = {
+    "date_string": TEMPLATE_DATE.strftime("%d %b %Y"),  # Llama 3.1 and 3.2
+    "strftime_now": TEMPLATE_DATE.strftime,  # whoever asks for the clock itself, e.g. Granite
+}
+"""Arguments of every `apply_chat_template`."""
 
 _SENTINEL = "EQUILIBRATE-SENTINEL"
 
@@ -127,7 +137,7 @@ def _render(
     turns = [{"role": m.role, "content": break_tokens(m.content, special)} for m in messages]
     try:
         return tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt, **DATED
         )
     except TemplateError as error:
         roles = ", ".join(m.role for m in messages)

@@ -18,6 +18,7 @@ from lm_eval.evaluator import evaluate
 
 from components.score_benchmarks.config import SCORING, Benchmark, ScoreBenchmarksConfig
 from components.score_benchmarks.sandbox import Limits, check_sandbox, run_program
+from equilibrate_core.chat import DATED
 from equilibrate_core.errors import ModelError, StageError
 from equilibrate_core.generator_dtype import resolve_dtype
 from equilibrate_core.progress import Progress
@@ -149,6 +150,7 @@ def _transformers_model(config: ScoreBenchmarksConfig, folder: Path) -> LM:
         tokenizer=load_tokenizer(folder),
         batch_size=config.batch_size,
         max_length=config.max_length,
+        chat_template_args=dict(DATED),
     )
 
 
@@ -177,5 +179,6 @@ def _vllm_model(config: ScoreBenchmarksConfig, folder: Path) -> Any:
         max_num_seqs=config.batch_size,
         batch_size="auto",
         seed=config.seed,
+        chat_template_args=dict(DATED),
         **options,
     )
