@@ -6,16 +6,26 @@ come through here, so that they see identical ids.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from equilibrate_core.errors import ModelError
+from equilibrate_core.errors import ModelError, TemplateRefusal
 from equilibrate_core.records import Message
 
 Tokenizer = Any
 """A transformers fast tokenizer with a chat template (its stubs are too loose to name)."""
+
+TEMPLATE_DATE = date(2024, 7, 26)
+"""The day that templates are told. Some write today's into the system turn: the same row would have
+other token ids tomorrow than those that were scored or trained on. Llama 3.1's own fallback."""
+DATED: dict[str, Any] = {
+    "date_string": TEMPLATE_DATE.strftime("%d %b %Y"),  # Llama 3.1 and 3.2
+    "strftime_now": TEMPLATE_DATE.strftime,  # whoever asks for the clock itself, e.g. Granite
+}
+"""Arguments of every `apply_chat_template`."""
 
 _SENTINEL = "EQUILIBRATE-SENTINEL"
 
@@ -47,7 +57,8 @@ def encode_answer(
 
     A token that holds characters of both prompt and answer counts as the answer's first. With
     `finished` False (an answer cut by a length limit) no end-of-turn token is added.
-    Raises ModelError when the template rewrites the prompt once an answer is there.
+    Raises TemplateRefusal when the template does not render the conversation, and ModelError when
+    it rewrites the prompt once an answer is there.
     """
     prompt = _render(tokenizer, messages, add_generation_prompt=True)
     turns = [*messages, Message.model_construct(role="assistant", content=answer)]
@@ -126,11 +137,11 @@ def _render(
     turns = [{"role": m.role, "content": break_tokens(m.content, special)} for m in messages]
     try:
         return tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt, **DATED
         )
     except TemplateError as error:
         roles = ", ".join(m.role for m in messages)
-        raise ModelError(
+        raise TemplateRefusal(
             f"{tokenizer.name_or_path or 'tokenizer'}: its chat template refuses a conversation of "
             f"{roles}: {error}; leave such rows out, or give chat_template.jinja another template"
         ) from error

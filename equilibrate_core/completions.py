@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from equilibrate_core.chat import Tokenizer, encode_prompt, end_of_turn_id
+from equilibrate_core.errors import TemplateRefusal
 from equilibrate_core.generator_config import Sampling
 from equilibrate_core.records import Message
 
@@ -84,12 +85,19 @@ def encode_requests(
     *,
     max_model_len: int,
 ) -> tuple[list[Request], dict[int, Completion]]:
-    """Requests for the rows that fit, and failed completions by row for those that do not."""
+    """Requests for the rows that fit, and failed completions by row for those that do not.
+
+    A conversation that the chat template refuses fails alone, too.
+    """
     requests: list[Request] = []
     errors: dict[int, Completion] = {}
     room = max_model_len - sampling.max_tokens
     for row, conversation in enumerate(conversations):
-        ids = encode_prompt(tokenizer, conversation)
+        try:
+            ids = encode_prompt(tokenizer, conversation)
+        except TemplateRefusal as error:
+            errors[row] = failed(str(error))
+            continue
         if len(ids) > room:
             errors[row] = failed(
                 f"prompt of {len(ids)} tokens: max_model_len {max_model_len} minus max_tokens "

@@ -29,6 +29,10 @@ class ModelError(UserError):
     """A path or name does not lead to a usable model, tokenizer or scorer."""
 
 
+class TemplateRefusal(ModelError):
+    """The chat template does not render this conversation; others it may."""
+
+
 class StorageError(UserError):
     """An object store refused or lost something: wrong key, secret, bucket or endpoint."""
 

@@ -32,7 +32,7 @@ from equilibrate_core.completions import (
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.generator_dtype import resolve_dtype
 from equilibrate_core.label_tokens import first_tokens, label_completion, label_logps
-from equilibrate_core.models import device, load_causal_lm, load_tokenizer
+from equilibrate_core.models import load_causal_lm, load_tokenizer
 
 # N = rows in the batch, P = prompt tokens, V = vocabulary
 MIN_SHARED_TOKENS = 32  # a shorter common opening is not worth a pass of its own
@@ -54,9 +54,8 @@ class TransformersGenerator:
         """Load model and tokenizer. Raises ModelError when the folder holds none."""
         tokenizer = load_tokenizer(model_path)
         model = load_causal_lm(model_path, dtype=resolve_dtype(config.dtype))
-        on_device: Any = model.to(device())  # pyright: ignore[reportArgumentType]
         return cls(
-            on_device, tokenizer, batch_size=config.batch_size, max_model_len=config.max_model_len
+            model, tokenizer, batch_size=config.batch_size, max_model_len=config.max_model_len
         )
 
     def fits(self, conversation: Conversation, max_tokens: int) -> bool:

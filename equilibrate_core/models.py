@@ -1,5 +1,7 @@
 """Loading and saving Hugging Face directories, with errors a user can act on."""
 
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -8,11 +10,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from equilibrate_core.errors import ModelError
+from equilibrate_core.errors import ConfigError, ModelError
 
 # A bar per loaded shard and a report per fresh head drown a stage's own lines.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -27,13 +31,21 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def load_causal_lm(
-    folder: Path, *, dtype: str = "float32", trust_remote_code: bool = False
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    place: torch.device | None = None,
 ) -> PreTrainedModel:
-    """Causal language model in evaluation mode, dropout off, from safetensors only."""
+    """Causal language model in evaluation mode, dropout off, from safetensors only.
+
+    It is on `place`, or else on this process's accelerator where there is one.
+    """
     model = _load(
         folder,
         AutoModelForCausalLM.from_pretrained,
         dtype=DTYPES[dtype],
+        device_map=device_map(place or device()),
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
     )
@@ -73,9 +85,38 @@ def autocast(precision: Precision) -> torch.autocast:
 
 def device() -> torch.device:
     """The accelerator of this process (its local rank's), or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Models are loaded before the training loop makes the local rank's device the current one.
+    rank = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", torch.cuda.current_device() if rank is None else int(rank))
+
+
+def device_map(place: torch.device) -> dict[str, torch.device] | None:
+    """What tells transformers to read weights from their files straight onto an accelerator.
+
+    By way of main memory every process of a node would hold a whole model there at once.
+    """
+    return None if place.type == "cpu" else {"": place}
+
+
+def check_processes(num_processes: int) -> None:
+    """Raise ConfigError where processes outnumber this node's accelerators; warn of idle ones.
+
+    A node without any trains on its CPUs, with as many processes as one likes.
+    """
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if 0 < found < num_processes:
+        raise ConfigError(
+            f"num_processes: {num_processes} on a node with accelerators: {found}; every process "
+            f"needs one of its own: set num_processes: {found}, or ask for more accelerators"
+        )
+    if found > num_processes:
+        logger.warning(
+            "num_processes: %d uses as many of this node's %d accelerators; the others stay idle",
+            num_processes,
+            found,
+        )
 
 
 def _load(folder: Path, loader: Callable[..., Any], **options: Any) -> Any:

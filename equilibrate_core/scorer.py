@@ -6,6 +6,7 @@ On disk a scorer is a standard Hugging Face sequence-classification directory (n
 
 # N = sequences in the batch, L = padded length
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +18,14 @@ from transformers import AutoModelForSequenceClassification
 
 from equilibrate_core.batches import PaddedBatch, hidden_states
 from equilibrate_core.chat import Encoded, encode_answer, end_of_turn_id
-from equilibrate_core.errors import ModelError
+from equilibrate_core.errors import ModelError, TemplateRefusal
 from equilibrate_core.models import (
     DTYPES,
     Precision,
     autocast,
     check_model_folder,
     device,
+    device_map,
     load_tokenizer,
     without_dropout,
 )
@@ -68,6 +70,7 @@ def new_scorer_model(base_model: Path, *, seed: int, dtype: str = "float32") -> 
         base_model,
         num_labels=1,
         dtype=DTYPES[dtype],
+        device_map=device_map(device()),
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
@@ -80,17 +83,20 @@ def new_scorer_model(base_model: Path, *, seed: int, dtype: str = "float32") -> 
 def pad_token(tokenizer: Any) -> str:
     """A pad token other than end-of-turn that the vocabulary already has.
 
-    Raises ModelError when there is none.
+    Pads are masked everywhere, so where no token is meant for them (Llama 3) or all such tokens are
+    the end-of-turn (Granite) any other special token serves. Raises ModelError when there is none.
     """
     end_id = end_of_turn_id(tokenizer)
     usual = ("<|endoftext|>", "<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]")
     known = tokenizer.get_vocab()
-    for token in (tokenizer.pad_token, *usual, tokenizer.unk_token, tokenizer.eos_token):
+    meant = (tokenizer.pad_token, *usual, tokenizer.unk_token, tokenizer.eos_token)
+    special = [str(t) for _, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special]
+    for token in (*meant, *(token for token in special if token != tokenizer.bos_token)):
         if token in known and tokenizer.convert_tokens_to_ids(token) != end_id:
             return token
     raise ModelError(
-        f"{tokenizer.name_or_path or 'tokenizer'}: the tokenizer has no pad token besides its "
-        "end-of-turn; add one, e.g. <|pad|>"
+        f"{tokenizer.name_or_path or 'tokenizer'}: the tokenizer has no special token besides "
+        "end-of-turn and BOS that could pad; take a model whose vocabulary has one"
     )
 
 
@@ -127,10 +133,11 @@ def load_scorer(folder: Path, *, dtype: str = "float32") -> Scorer:
     model = AutoModelForSequenceClassification.from_pretrained(
         folder,
         dtype=DTYPES[dtype],
+        device_map=device_map(device()),
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
-    ).to(device())
+    )
     scalar_head(model)
     return Scorer(model.eval(), tokenizer, constants)
 
@@ -178,20 +185,24 @@ def score_responses(
     batch_size: int,
     max_length: int,
 ) -> list[float]:
-    """Normalised value of each answer, read at its last token; NaN where it is too long.
+    """Normalised value of each answer, read at its last token.
+
+    NaN where it is too long, or the chat template refuses the conversation.
 
     `finished` says whether the answer ended by itself: only then an end-of-turn token is read.
     """
-    encoded = [
-        encode_answer(scorer.tokenizer, messages, response, finished=done)
-        for messages, response, done in zip(conversations, responses, finished, strict=True)
-    ]
-    values = [float("nan")] * len(encoded)
-    fitting = [i for i, e in enumerate(encoded) if _length(e) <= max_length]
-    fitting.sort(key=lambda i: _length(encoded[i]))
+    encoded: dict[int, Encoded] = {}
+    rows = zip(conversations, responses, finished, strict=True)
+    for row, (messages, response, done) in enumerate(rows):
+        with suppress(TemplateRefusal):
+            encoded[row] = encode_answer(scorer.tokenizer, messages, response, finished=done)
+    values = [float("nan")] * len(responses)
+    fitting = [row for row, answer in encoded.items() if _length(answer) <= max_length]
+    fitting.sort(key=lambda row: _length(encoded[row]))
     for start in range(0, len(fitting), batch_size):
-        rows = fitting[start : start + batch_size]
-        for row, value in zip(rows, _last_values(scorer, [encoded[i] for i in rows]), strict=True):
+        batch = fitting[start : start + batch_size]
+        found = _last_values(scorer, [encoded[row] for row in batch])
+        for row, value in zip(batch, found, strict=True):
             values[row] = value
     return values
 

@@ -99,6 +99,8 @@ def validate(
 
     run_config = load_run(config)
     typer.echo(f"{config}: valid run {run_config.name!r}")
+    for line in run_config.unmatched_processes:
+        typer.echo(f"  warning: {line}")
     if not offline:
         for line in check_run(run_config):
             typer.echo(f"  {line}")

@@ -22,7 +22,8 @@ from components.train_scorer.config import TrainScorerConfig
 from components.write_report.config import WriteReportConfig
 from equilibrate_core.config import Config, load_config
 from equilibrate_core.generator_config import GeneratorConfig
-from pipelines.kubeflow_config import KubeflowConfig
+from equilibrate_core.training_config import TrainingStageConfig
+from pipelines.kubeflow_config import KubeflowConfig, StageName
 from pipelines.study import Plan, plan_study
 from pipelines.study_config import StudyConfig
 
@@ -136,6 +137,28 @@ class RunConfig(Config):
         """Nodes of the widest training; more than one need a cluster."""
         trainings = [*vars(self.train_scorer).values(), self.train_policy, self.train_control]
         return max(training.num_nodes for training in trainings if training is not None)
+
+    @property
+    def unmatched_processes(self) -> list[str]:
+        """One line for every training whose processes a cluster would not give one GPU each.
+
+        No mistake in itself: accelerators are a pipeline's parameters, and a laptop ignores them.
+        """
+        trainings: list[tuple[StageName, str, TrainingStageConfig | None]] = [
+            *(("train_scorer", f"train_scorer.{n}", t) for n, t in vars(self.train_scorer).items()),
+            ("train_policy", "train_policy", self.train_policy),
+            ("train_policy", "train_control", self.train_control),
+        ]
+        lines: list[str] = []
+        for stage, name, training in trainings:
+            found = self.kubeflow.resources(stage).accelerators
+            if training is not None and found not in (0, training.num_processes):
+                lines.append(
+                    f"{name}.num_processes: {training.num_processes}, but its task on a cluster "
+                    f"has accelerators: {found}, and a process uses one; make them equal here or "
+                    f"in kubeflow: {{stages: {{{stage}: {{accelerators: …}}}}}}"
+                )
+        return lines
 
     @model_validator(mode="after")
     def _study_is_sound(self) -> Self:

@@ -60,7 +60,10 @@ class Target:
 
 
 def compile_run(config: RunConfig) -> Compiled:
-    """Compile a run to the YAML that Kubeflow takes; warns of keys that no task would have."""
+    """Compile a run to the YAML that Kubeflow takes.
+
+    Warns of keys that no task would have, and of processes without an accelerator or the reverse.
+    """
     from kfp import compiler
     from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -74,6 +77,8 @@ def compile_run(config: RunConfig) -> Compiled:
             key,
             key,
         )
+    for line in config.unmatched_processes:
+        log.warning("warning: %s", line)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="kfp")
         path = Path(folder) / "pipeline.yaml"

@@ -1,7 +1,8 @@
 """A tiny random Llama with a byte-level tokenizer and a chat template, made in a second.
 
 Its answers are noise, yet everything about it is real: safetensors, a fast tokenizer that knows
-every byte, end-of-turn distinct from the pad token, a chat template.
+every byte, end-of-turn distinct from the pad token (ChatML) or no pad token at all (Llama 3), a
+chat template.
 """
 
 import os
@@ -35,9 +36,11 @@ LLAMA3 = (
 TEMPLATES: dict[str, str] = {"chatml": CHATML, "llama3": LLAMA3}
 SPECIAL_TOKENS: dict[str, list[str]] = {
     "chatml": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    # Those of Meta-Llama-3-8B-Instruct, which has no token that is meant for padding.
     "llama3": [
-        "<|endoftext|>",
         "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|reserved_special_token_0|>",
         "<|start_header_id|>",
         "<|end_header_id|>",
         "<|eot_id|>",
@@ -108,7 +111,7 @@ def tiny_tokenizer(template: Template = "chatml", vocab_size: int = 384) -> PreT
         tokenizer_object=tokenizer,
         bos_token="<|begin_of_text|>" if template == "llama3" else None,
         eos_token=END_OF_TURN[template],
-        pad_token="<|endoftext|>",
+        pad_token=None if template == "llama3" else "<|endoftext|>",
         clean_up_tokenization_spaces=False,
         model_max_length=2048,
     )

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from components.classify_prompts.config import ClassifierConfig
-from equilibrate_core.models import device, load_causal_lm, load_tokenizer
+from equilibrate_core.models import load_causal_lm, load_tokenizer
 from equilibrate_core.records import Message
 
 # N = prompts in the batch, P = their tokens, H = hidden size
@@ -27,7 +27,7 @@ class Embedder:
         model = load_causal_lm(model_path).base_model
         if hasattr(model, "layers"):
             model.layers = model.layers[: max(1, round(len(model.layers) * config.depth))]
-        self.model = model.to(device())
+        self.model = model
 
     def embed(self, conversations: Sequence[Sequence[Message]]) -> Floats:
         """Features of shape (prompts, 2 H): the mean over all tokens beside the last token's."""

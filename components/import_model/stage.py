@@ -93,11 +93,14 @@ def _not_copied(config: ImportModelConfig) -> tuple[str, ...]:
 
 
 def _convert_dtype(source: Path, target: Path, config: ImportModelConfig) -> None:
+    import torch
+
     from equilibrate_core.models import load_causal_lm
 
     dtype = "float32" if config.dtype == "auto" else config.dtype
     trusted = config.trust_remote_code
-    model = load_causal_lm(source, dtype=dtype, trust_remote_code=trusted)
+    on_cpu = torch.device("cpu")  # to be written again: no accelerator need hold it
+    model = load_causal_lm(source, dtype=dtype, trust_remote_code=trusted, place=on_cpu)
     model.save_pretrained(target)
     load_tokenizer(source, trust_remote_code=trusted).save_pretrained(target)
 

@@ -16,7 +16,7 @@ def score_verdicts(
     scorer_digest: str,
     generations: Sequence[Generation],
 ) -> list[Verdict]:
-    """One verdict per answer; those too long for the scorer stay unscored."""
+    """One verdict per answer; those that the scorer cannot read stay unscored."""
     scorer = load_scorer(scorer_path)
     scores = score_responses(
         scorer,
@@ -36,13 +36,14 @@ def score_verdicts(
 def _verdict(
     kind: ScorerKind, generation: Generation, score: float, judge: str, max_length: int
 ) -> Verdict:
-    too_long = math.isnan(score)
+    unread = math.isnan(score)
+    error = f"longer than scorer_max_length {max_length} tokens, or refused by the chat template"
     return Verdict(
         id=digest([generation.id, kind, judge]),
         generation_id=generation.id,
         kind=kind,
-        score=None if too_long else score,
-        status="unscored" if too_long else "scored",
-        error=f"longer than scorer_max_length {max_length} tokens" if too_long else None,
+        score=None if unread else score,
+        status="unscored" if unread else "scored",
+        error=error if unread else None,
         judge=judge,
     )

@@ -21,6 +21,7 @@ from lm_eval.evaluator import evaluate
 
 from components.score_benchmarks.config import SCORING, Benchmark, ScoreBenchmarksConfig
 from components.score_benchmarks.sandbox import Limits, check_sandbox, run_program
+from equilibrate_core.chat import DATED
 from equilibrate_core.errors import ModelError, StageError
 from equilibrate_core.generator_dtype import resolve_dtype
 from equilibrate_core.progress import Progress
@@ -149,14 +150,15 @@ def _is_truncated(lm: Any, sample: dict[str, Any]) -> bool:
 def _transformers_model(config: ScoreBenchmarksConfig, folder: Path) -> LM:
     from lm_eval.models.huggingface import HFLM
 
-    from equilibrate_core.models import check_model_folder, device, load_causal_lm, load_tokenizer
+    from equilibrate_core.models import check_model_folder, load_causal_lm, load_tokenizer
 
     check_model_folder(folder)
     return HFLM(
-        pretrained=load_causal_lm(folder, dtype=resolve_dtype(config.dtype)).to(device()),
+        pretrained=load_causal_lm(folder, dtype=resolve_dtype(config.dtype)),
         tokenizer=load_tokenizer(folder),
         batch_size=config.batch_size,
         max_length=config.max_length,
+        chat_template_args=dict(DATED),
     )
 
 
@@ -186,5 +188,6 @@ def _vllm_model(config: ScoreBenchmarksConfig, folder: Path) -> Any:
         max_num_seqs=config.batch_size,
         batch_size="auto",
         seed=config.seed,
+        chat_template_args=dict(DATED),
         **options,
     )

@@ -19,7 +19,8 @@ from components.score_tokens.config import ScoreTokensConfig
 from components.score_tokens.token_means import token_means
 from equilibrate_core.artifacts import Counts, write_json
 from equilibrate_core.batches import PaddedBatch
-from equilibrate_core.chat import Encoded, encode_answer
+from equilibrate_core.chat import Encoded
+from equilibrate_core.encoded_pairs import encode_pair
 from equilibrate_core.errors import DataError, ModelError, StageError
 from equilibrate_core.logps import span_mask, token_logps
 from equilibrate_core.models import device, load_causal_lm, load_tokenizer
@@ -91,7 +92,9 @@ def _encode(
     answers: list[Encoded] = []
     for pair in pairs:
         counts.read += 1
-        sides = [encode_answer(tokenizer, pair.messages, a) for a in (pair.chosen, pair.rejected)]
+        sides = encode_pair(tokenizer, pair, counts)
+        if sides is None:
+            continue
         if max(len(s.prompt_ids) + len(s.response_ids) for s in sides) > config.max_length:
             counts.drop("too_long")
         elif sides[0].prompt_ids != sides[1].prompt_ids:
@@ -140,7 +143,7 @@ def _scorer_pass(
 def _reference_pass(
     config: ScoreTokensConfig, folder: Path, tokenizer: Any, answers: Sequence[Encoded]
 ) -> list[TokenTable]:
-    model = load_causal_lm(folder).to(device())
+    model = load_causal_lm(folder)
     pad_id = tokenizer.convert_tokens_to_ids(pad_token(tokenizer))
 
     def values(batch: PaddedBatch, rows: Sequence[Encoded]) -> Tensor:

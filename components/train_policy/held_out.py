@@ -17,8 +17,8 @@ from components.train_policy.config import TrainPolicyConfig
 from components.train_policy.masking import AnswerRow, PolicyRow
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.batch_plan import evaluation_passes
-from equilibrate_core.chat import encode_answer
 from equilibrate_core.divergence import summed_kl
+from equilibrate_core.encoded_pairs import REFUSED, encode_pair
 from equilibrate_core.errors import DataError
 from equilibrate_core.logps import PaddedBatch, span_mask
 from equilibrate_core.models import autocast
@@ -42,7 +42,9 @@ def held_out_rows(
         if len(rows) == config.max_eval_pairs:
             counts.drop("held_out_beyond_max_eval_pairs")
             continue
-        sides = [encode_answer(tokenizer, pair.messages, a) for a in (pair.chosen, pair.rejected)]
+        sides = encode_pair(tokenizer, pair, counts, reason=f"held_out_{REFUSED}")
+        if sides is None:
+            continue
         if max(len(s.prompt_ids) + len(s.response_ids) for s in sides) > config.max_length:
             counts.drop("held_out_too_long")
             continue

@@ -29,7 +29,7 @@ from components.train_policy.previews import mask_previews
 from equilibrate_core.artifacts import Counts, StageRun, read_manifest, write_json
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
 from equilibrate_core.errors import ArtifactError, ConfigError, DataError
-from equilibrate_core.models import load_causal_lm, load_tokenizer
+from equilibrate_core.models import check_processes, load_causal_lm, load_tokenizer
 from equilibrate_core.records import Pair, ScoredPair
 from equilibrate_core.scorer import pad_token
 from equilibrate_core.stage import Metrics, stage_main, start_stage
@@ -49,6 +49,7 @@ def train_policy(
     policy: Path,
 ) -> Metrics:
     """Train the policy on scored pairs and report its held-out preference accuracy."""
+    check_processes(config.num_processes)
     run = start_stage(
         "train_policy",
         config,

@@ -15,11 +15,12 @@ import numpy as np
 from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.objective import ScorerObjective, ScorerRow
 from equilibrate_core.artifacts import Counts, StageRun, write_json
-from equilibrate_core.chat import encode_answer
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
+from equilibrate_core.encoded_pairs import encode_pair
 from equilibrate_core.errors import DataError
 from equilibrate_core.losses import harm_sign
 from equilibrate_core.metrics import auc, binary_f1, calibration_error
+from equilibrate_core.models import check_processes
 from equilibrate_core.records import Pair
 from equilibrate_core.scorer import ScorerConstants, new_scorer_model, save_scorer
 from equilibrate_core.stage import Metrics, stage_main, start_stage
@@ -34,6 +35,7 @@ def train_scorer(
     config: TrainScorerConfig, *, pairs: Path, base_model: Path, scorer: Path
 ) -> Metrics:
     """Train one scorer with Safe RLHF's loss and report its held-out accuracy."""
+    check_processes(config.num_processes)
     run = start_stage("train_scorer", config, pairs=pairs, base_model=base_model)
     model, tokenizer = new_scorer_model(base_model, seed=config.seed)
     counts = Counts()
@@ -77,12 +79,11 @@ def encode_pairs(
         counts.read += 1
         if reason is None and pair.prompt_id not in prompts:
             reason = "other_half"
-        row = None if reason else _encode(config, pair, tokenizer)
-        if row is None:
-            counts.drop(reason or "too_long")
-            continue
-        counts.kept += 1
-        (held_out if pair.prompt_id in held_prompts else rows).append(row)
+        if reason is not None:
+            counts.drop(reason)
+        elif row := _encode(config, pair, tokenizer, counts):
+            counts.kept += 1
+            (held_out if pair.prompt_id in held_prompts else rows).append(row)
     if not rows or not held_out:
         raise DataError(
             f"{config.kind} model: {len(rows)} rows to train on and {len(held_out)} held out of "
@@ -162,16 +163,20 @@ def _unusable(config: TrainScorerConfig, pair: Pair) -> str | None:
     return None
 
 
-def _encode(config: TrainScorerConfig, pair: Pair, tokenizer: Any) -> ScorerRow | None:
-    """A row; for costs the rejected answer is the more harmful, hence first one."""
-    sides = [(pair.chosen, pair.chosen_is_safe), (pair.rejected, pair.rejected_is_safe)]
+def _encode(
+    config: TrainScorerConfig, pair: Pair, tokenizer: Any, counts: Counts
+) -> ScorerRow | None:
+    """A row, for costs with the rejected, more harmful answer first; None and counted without."""
+    encoded = encode_pair(tokenizer, pair, counts)
+    if encoded is None:
+        return None
+    signs = [harm_sign(bool(is_safe)) for is_safe in (pair.chosen_is_safe, pair.rejected_is_safe)]
     if config.kind == "cost":
-        sides.reverse()
-    encoded = [encode_answer(tokenizer, pair.messages, text) for text, _ in sides]
+        encoded, signs = encoded[::-1], signs[::-1]
     ids = [e.prompt_ids + e.response_ids for e in encoded]
     if max(len(sequence) for sequence in ids) > config.max_length:
+        counts.drop("too_long")
         return None
-    signs = [harm_sign(bool(is_safe)) for _, is_safe in sides]
     return ScorerRow(
         first_ids=ids[0],
         second_ids=ids[1],

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from components.score_benchmarks import sandbox
 from components.score_benchmarks.config import BENCHMARKS, SCORING, Benchmark, ScoreBenchmarksConfig
 from components.score_benchmarks.data import READERS, read_parts
-from components.score_benchmarks.harness import Item, score_tasks
+from components.score_benchmarks.harness import Item, open_model, score_tasks
 from components.score_benchmarks.stage import score_benchmarks
 from components.score_benchmarks.tasks import SHIPPED, SHIPPED_FILES, known_parts, local_tasks
 from equilibrate_core.artifacts import verify_artifact
@@ -70,6 +70,16 @@ def test_all_twelve_run_on_the_sample(scored: Path) -> None:
     assert {name: task["error"] for name, task in tasks.items()} == dict.fromkeys(BENCHMARKS)
     assert all(task["num_items"] == 2 for task in tasks.values())
     assert verify_artifact(scored, "benchmark_scores").inputs.keys() == {"model"}
+
+
+def test_chats_are_rendered_with_the_date_of_training(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    template = folder / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}" + template.read_text())
+    with open_model(config(backend="transformers"), folder) as lm:
+        text = lm.apply_chat_template([{"role": "user", "content": "x"}])
+    assert text == "26 Jul 2024<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_average_is_the_unweighted_mean(scored: Path) -> None:

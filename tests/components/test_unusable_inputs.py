@@ -20,7 +20,7 @@ from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.stage import train_scorer
 from equilibrate_core.artifacts import Counts, read_manifest
 from equilibrate_core.errors import EquilibrateError
-from equilibrate_core.records import Pair, ScoredPair
+from equilibrate_core.records import Message, Pair, ScoredPair, pair_id, prompt_id
 from equilibrate_core.scorer import ScorerConstants, ScorerKind, new_scorer_model, save_scorer
 from equilibrate_core.tables import write_dataset
 from equilibrate_core.training_config import TrainingConfig
@@ -60,6 +60,21 @@ def without_template(folder: Path) -> None:
 def with_other_template(folder: Path) -> None:
     path = folder / "chat_template.jinja"
     path.write_text(path.read_text().replace("\n", "  "))
+
+
+def without_system(folder: Path) -> None:
+    """As Gemma's template does."""
+    path = folder / "chat_template.jinja"
+    refusal = "{{- raise_exception('System role not supported') -}}"
+    head = f"{{%- if messages[0]['role'] == 'system' -%}}{refusal}{{%- endif -%}}"
+    path.write_text(head + path.read_text())
+
+
+def with_system(pair: Pair) -> Pair:
+    messages = (Message(role="system", content="Be brief."), *pair.messages)
+    prompt = prompt_id(messages)
+    named = pair_id(prompt, pair.chosen, pair.rejected, pair.dimension)
+    return pair.model_copy(update={"id": named, "prompt_id": prompt, "messages": messages})
 
 
 def with_nan(folder: Path) -> None:
@@ -219,3 +234,32 @@ def test_rows_too_long_are_counted_in_every_manifest(world: World, tmp_path: Pat
         assert counts is not None
         assert counts.dropped == {reason: 2}
         counts.check()
+
+
+def test_rows_that_the_template_refuses_are_dropped_counted_and_named(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unfit = [with_system(pair) for pair in harm_pairs(2)]
+    strict = world | {
+        name: altered(world[name], tmp_path / name, without_system)
+        for name in ("base", "reward", "cost")
+    }
+    strict["pairs"] = dataset(tmp_path / "pairs", [*unfit, *harm_pairs(6)])
+    strict["scored"] = tmp_path / "score"
+    for stage, reason in (
+        (score, "template_refuses"),
+        (train_a_scorer, "template_refuses"),
+        (train_a_policy, "held_out_template_refuses"),
+    ):
+        caplog.clear()
+        stage(strict, tmp_path / stage.__name__)
+        counts = read_manifest(tmp_path / stage.__name__).counts
+        assert counts is not None
+        assert counts.dropped == {reason: 2}
+        counts.check()
+        named = [r.getMessage() for r in caplog.records if "is dropped" in r.getMessage()]
+        assert len(named) == 1 and unfit[0].id in named[0]
+        assert "System role not supported" in named[0]
+    only = strict | {"pairs": dataset(tmp_path / "unfit", unfit)}
+    for stage in (score, train_a_scorer, train_a_policy):
+        assert "template_refuses': 2" in refused(stage, only, tmp_path / "out")

@@ -115,3 +115,20 @@ def test_a_tokenizer_without_a_template_is_one_clear_error(tiny_model: Path) -> 
     with pytest.raises(ModelError, match=message) as caught:
         encode_prompt(tokenizer, ASK)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{{ strftime_now('%d %b %Y') }}",
+        "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+        "{% endif %}{{ date_string }}",
+        "{{ date_string }}",
+    ],
+    ids=["clock", "Llama 3.2", "Llama 3.1"],
+)
+def test_token_ids_do_not_depend_on_the_day(tokenizer: Any, line: str) -> None:
+    tokenizer.chat_template = line + tokenizer.chat_template
+    encoded = encode_answer(tokenizer, ASK, "Mix flour.")
+    assert tokenizer.decode(encoded.prompt_ids).startswith("26 Jul 2024")
+    assert encode_prompt(tokenizer, ASK) == encoded.prompt_ids

@@ -80,6 +80,17 @@ def test_prompt_ids_are_those_of_training(generator: TransformersGenerator) -> N
         assert end_of_turn_id(generator.tokenizer) in generator.stops
 
 
+def test_a_conversation_that_the_template_refuses_fails_alone(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.chat_template = refusal + tokenizer.chat_template
+    rows = conversations("hi", "no")
+    rows[0].insert(0, Message(role="system", content="Be brief."))
+    requests, errors = encode_requests(tokenizer, rows, Sampling(), max_model_len=2048)
+    assert [request.row for request in requests] == [1]
+    assert "refuses a conversation of system, user: no system" in (errors[0].error or "")
+
+
 def test_a_shared_opening_changes_no_answer(
     generator: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

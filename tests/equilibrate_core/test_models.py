@@ -1,4 +1,4 @@
-"""Loaded models compute the same in training as in evaluation: no dropout anywhere."""
+"""Loaded models: no dropout anywhere, on the accelerator of their process from the start."""
 
 import json
 import shutil
@@ -8,10 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
-from equilibrate_core.models import load_causal_lm
-from equilibrate_core.scorer import new_scorer_model
+from components.train_policy.config import TrainPolicyConfig
+from components.train_policy.stage import train_policy
+from components.train_scorer.config import TrainScorerConfig
+from components.train_scorer.stage import train_scorer
+from equilibrate_core.errors import ConfigError
+from equilibrate_core.models import check_processes, load_causal_lm
+from equilibrate_core.scorer import ScorerConstants, load_scorer, new_scorer_model, save_scorer
 
 IDS = torch.arange(1, 9)[None]
 
@@ -45,3 +55,87 @@ def test_training_mode_computes_what_evaluation_does(
         expected = model.eval()(IDS).logits
         trained = model.train()(IDS).logits
     assert torch.equal(trained, expected)
+
+
+@pytest.fixture
+def third_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch tells the third process of a node with four accelerators. There is none here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+
+
+def read_a_scorer(folder: Path) -> None:
+    model, tokenizer = new_scorer_model(folder, seed=0)
+    constants = ScorerConstants(kind="reward", center=0.0, scale=1.0, token_wise=True)
+    save_scorer(folder, model, tokenizer, constants)
+    load_scorer(folder)
+
+
+def read_on_the_cpu(folder: Path) -> None:
+    load_causal_lm(folder, place=torch.device("cpu"))
+
+
+THIRD = {"": torch.device("cuda", 2)}
+
+
+@pytest.mark.usefixtures("third_of_four")
+@pytest.mark.parametrize(
+    ("library", "load", "expected"),
+    [
+        (AutoModelForCausalLM, load_causal_lm, [THIRD]),
+        (AutoModelForCausalLM, read_on_the_cpu, [None]),
+        (AutoModelForSequenceClassification, read_a_scorer, [THIRD, THIRD]),
+    ],
+)
+def test_weights_are_read_straight_onto_the_accelerator_of_their_process(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    library: Any,
+    load: Callable[[Path], Any],
+    expected: list[Any],
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    places: list[Any] = []
+    read = library.from_pretrained
+
+    def on_this_machine(source: Path, **options: Any) -> Any:
+        places.append(options.pop("device_map"))
+        return read(source, **options)
+
+    monkeypatch.setattr(library, "from_pretrained", on_this_machine)
+    load(folder)
+    assert places == expected
+
+
+def test_without_accelerators_weights_stay_in_main_memory(tiny_model: Path) -> None:
+    assert load_causal_lm(tiny_model).device == torch.device("cpu")
+    check_processes(64)
+
+
+@pytest.mark.usefixtures("third_of_four")
+def test_processes_have_an_accelerator_each_and_idle_ones_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = {"base_model": tmp_path}
+    with pytest.raises(ConfigError, match=r"num_processes: 5 .* accelerators: 4; .* set num_proc"):
+        train_scorer(
+            TrainScorerConfig(kind="cost", num_processes=5),
+            pairs=tmp_path,
+            scorer=tmp_path / "out",
+            **nowhere,
+        )
+    with pytest.raises(ConfigError, match=r"num_processes: 5 .* accelerators: 4"):
+        train_policy(
+            TrainPolicyConfig(num_processes=5),
+            scored_pairs=tmp_path,
+            eval_pairs=tmp_path,
+            policy=tmp_path / "out",
+            **nowhere,
+        )
+    check_processes(4)
+    assert not caplog.records
+    check_processes(1)
+    assert "num_processes: 1 uses as many of this node's 4 accelerators" in caplog.text

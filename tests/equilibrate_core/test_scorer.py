@@ -76,17 +76,37 @@ def test_pad_differs_from_end_of_turn_even_where_the_base_pads_with_it(
     assert loaded.pad_token_id == model.config.pad_token_id != end_of_turn_id(loaded)
 
 
-def test_a_base_without_a_pad_token_gets_one_or_a_clear_error(tiny_model: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model)
-    tokenizer.pad_token = None
-    assert pad_token(tokenizer) == "<|endoftext|>"
-    bare = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(BPE(vocab={"x": 0, "<|im_end|>": 1}, merges=[])),
-        eos_token="<|im_end|>",
-    )
-    bare.chat_template = tokenizer.chat_template
-    with pytest.raises(ModelError, match="no pad token besides its end-of-turn; add one"):
+def test_a_base_without_a_pad_token_takes_another_special_token(
+    tiny_llama3: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_llama3)
+    assert tokenizer.pad_token is None
+    assert pad_token(tokenizer) == "<|end_of_text|>"
+    folder, model = saved(tiny_llama3, tmp_path / "scorer")
+    assert load_scorer(folder).tokenizer.pad_token == "<|end_of_text|>"
+    assert model.config.pad_token_id == tokenizer.convert_tokens_to_ids("<|end_of_text|>")
+
+
+def test_a_base_whose_every_named_token_ends_the_turn_takes_another_special_token() -> None:
+    end, start = "<|end_of_text|>", "<|start_of_role|>"
+    granite = special_tokenizer([end, start], bos=end, eos=end, pad_token=end, unk_token=end)
+    assert pad_token(granite) == start
+
+
+def test_a_base_with_no_special_token_to_spare_is_one_clear_error() -> None:
+    bare = special_tokenizer(["<s>", "</s>"], bos="<s>", eos="</s>")
+    with pytest.raises(ModelError, match="no special token besides end-of-turn and BOS"):
         pad_token(bare)
+
+
+def special_tokenizer(tokens: list[str], *, bos: str, eos: str, **named: str) -> Any:
+    """A tokenizer of these special tokens and the letter x, whose turns end with `eos`."""
+    vocab = {"x": 0} | {token: i for i, token in enumerate(tokens, start=1)}
+    raw = Tokenizer(BPE(vocab=vocab, merges=[]))
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=bos, eos_token=eos, **named)
+    fast.add_special_tokens({"additional_special_tokens": tokens})
+    fast.chat_template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    return fast
 
 
 def test_a_scorer_that_pads_with_end_of_turn_is_refused(base: Path, tmp_path: Path) -> None:
@@ -124,6 +144,21 @@ def test_a_too_long_answer_has_no_value_and_hurts_no_other(base: Path, tmp_path:
     values = score_responses(scorer, [ASK] * 2, answers, [True] * 2, batch_size=2, max_length=200)
     assert values[0] == values[0]
     assert values[1] != values[1]
+
+
+def test_a_conversation_that_the_template_refuses_has_no_value_and_hurts_no_other(
+    base: Path, tmp_path: Path
+) -> None:
+    folder, _ = saved(base, tmp_path / "scorer")
+    scorer = load_scorer(folder, dtype="float64")
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    scorer.tokenizer.chat_template = refusal + scorer.tokenizer.chat_template
+    talks = [(Message(role="system", content="Be brief."), *ASK), ASK]
+    options = {"max_length": 512, "batch_size": 2}
+    values = score_responses(scorer, talks, ANSWERS[:2], [True] * 2, **options)
+    alone = score_responses(scorer, [ASK], ANSWERS[1:2], [True], **options)
+    assert values[0] != values[0]
+    assert values[1:] == pytest.approx(alone, abs=1e-9)
 
 
 def test_the_head_is_drawn_from_the_seed(tiny_model: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from equilibrate_core.config import StageConfig
 from pipelines.cli import STAGES, main
@@ -93,6 +94,17 @@ def test_validate_offline_says_the_file_is_sound(
 ) -> None:
     assert call(monkeypatch, "validate", "--config", LAPTOP, "--offline") == 0
     assert "valid run 'laptop'" in capsys.readouterr().out
+
+
+def test_validate_warns_of_processes_without_an_accelerator_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    values = yaml.safe_load(Path(LAPTOP).read_text())
+    values["train_policy"]["num_processes"] = 2
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    path = str(tmp_path / "run.yaml")
+    assert call(monkeypatch, "validate", "--config", path, "--offline") == 0
+    assert "warning: train_policy.num_processes: 2, but its task" in capsys.readouterr().out
 
 
 def test_report_prints_the_summary_and_the_page(

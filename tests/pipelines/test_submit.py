@@ -15,7 +15,7 @@ from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator_config import GeneratorConfig
 from pipelines.cli import main
 from pipelines.kubeflow_api import ApiError, connect
-from pipelines.kubeflow_config import KubeflowConfig
+from pipelines.kubeflow_config import KubeflowConfig, Resources
 from pipelines.run_config import RunConfig, load_run
 from pipelines.submit import Target, compile_run, parse_parameters, submit, upload, wait
 from tests.kfp_api import KfpApi, kfp_api
@@ -50,6 +50,29 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def edited(config: RunConfig) -> RunConfig:
     section = config.train_policy.model_copy(update={"beta": 0.2})
     return config.model_copy(update={"train_policy": section})
+
+
+def test_processes_that_are_not_the_accelerators_are_named_before_anything_starts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    compile_run(RUN)  # eight and eight for the policy, one and one for the scorers
+    assert "num_processes" not in caplog.text
+    policy = RUN.train_policy.model_copy(update={"num_processes": 1})
+    reward = RUN.train_scorer.reward.model_copy(update={"num_processes": 2})
+    scorers = RUN.train_scorer.model_copy(update={"reward": reward})
+    update = {"train_policy": policy, "train_control": policy, "train_scorer": scorers}
+    config = RUN.model_copy(update=update)
+    compile_run(config)
+    found = [line.partition(", and")[0] for line in config.unmatched_processes]
+    assert found == [
+        "train_scorer.reward.num_processes: 2, but its task on a cluster has accelerators: 1",
+        "train_policy.num_processes: 1, but its task on a cluster has accelerators: 8",
+        "train_control.num_processes: 1, but its task on a cluster has accelerators: 8",
+    ]
+    assert all(f"warning: {line}" in caplog.text for line in found)
+    cpus = KubeflowConfig(train=Resources(accelerators=0))
+    on_cpus = config.model_copy(update={"kubeflow": cpus})
+    assert on_cpus.unmatched_processes == []
 
 
 def test_key_of_a_judge_that_no_task_would_have_is_named(caplog: pytest.LogCaptureFixture) -> None:
