@@ -22,6 +22,7 @@ from components.record_run.run_api import view_run
 from equilibrate_core.errors import ConfigError
 from pipelines.kubeflow_api import ApiError, KubeflowApi
 from pipelines.run_config import RunConfig
+from pipelines.validation import gate_gaps
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,10 @@ class Target:
 
 
 def compile_run(config: RunConfig) -> Compiled:
-    """Compile a run to the YAML that Kubeflow takes; warns of keys that no task would have."""
+    """Compile a run to the YAML that Kubeflow takes.
+
+    Warns of keys that no task would have, and of a gate that does not ask about safety.
+    """
     from kfp import compiler
     from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -74,6 +78,8 @@ def compile_run(config: RunConfig) -> Compiled:
             key,
             key,
         )
+    for line in gate_gaps(config):
+        log.warning("%s", line)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="kfp")
         path = Path(folder) / "pipeline.yaml"

@@ -95,6 +95,16 @@ def test_validate_offline_says_the_file_is_sound(
     assert "valid run 'laptop'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("run", "warned"), [("laptop", True), ("refused", False)])
+def test_validate_warns_of_a_gate_that_asks_nothing_about_safety(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: str, warned: bool
+) -> None:
+    file = str(Path(LAPTOP).with_name(f"{run}.yaml"))
+    assert call(monkeypatch, "validate", "--config", file, "--offline") == 0
+    said = "warning: write_report.gate asks for nothing about safety or over-refusal"
+    assert (said in capsys.readouterr().err) is warned
+
+
 def test_report_prints_the_summary_and_the_page(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
