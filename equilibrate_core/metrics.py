@@ -115,25 +115,30 @@ def agreement(
     gold: Sequence[str],
     *,
     classes: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Agreement:
     """Accuracy, macro-F1 and Cohen's kappa of `labels` against `gold`, item by item.
 
-    `classes` fixes the order of the matrix; without it the labels seen, sorted. Classes nobody
+    `classes` fixes the order of the matrix; without it the labels seen, sorted. Items of one group
+    (answers to one prompt) are drawn together; without `groups` each item by itself. Classes nobody
     used do not enter macro-F1. Raises ValueError on empty or unequal inputs.
     """
-    if not gold or len(labels) != len(gold):
-        raise ValueError(f"need as many labels as gold labels, not {len(labels)} and {len(gold)}")
+    sizes = [len(part) for part in (labels, gold, gold if groups is None else groups)]
+    if not gold or len(set(sizes)) > 1:
+        raise ValueError(f"need as many labels as gold labels and groups, not {sizes}")
     order = tuple(classes) if classes is not None else tuple(sorted({*labels, *gold}))
     matrix = confusion_matrix(labels, gold, order)
-    size, num = len(order), len(gold)
-    # Drawing items with replacement is a multinomial draw over the cells they fall into.
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(num, matrix.ravel() / num, size=resamples).reshape(-1, size, size)
+    num, beyond_chance = len(gold), 1 - float(_chance(matrix[None])[0])
+    kinds, repeats = _drawn_together(labels, gold, groups, order)
+    draws, slack = _bootstrap_matrices(kinds, repeats, np.random.default_rng(seed), resamples)
+    # An error costs kappa what it costs accuracy, over 1 - chance.
+    kappa_slack = slack / beyond_chance if beyond_chance > 1e-12 else 0.0
+    widened = ((_accuracy, slack, 0.0), (_macro_f1, slack, 0.0), (_kappa, kappa_slack, -1.0))
     figures = [
-        Estimate(float(function(matrix[None])[0]), *_interval(function(draws)), num)
-        for function in (_accuracy, _macro_f1, _kappa)
+        Estimate(float(function(matrix[None])[0]), *_interval(function(draws), own, floor), num)
+        for function, own, floor in widened
     ]
     rows = tuple(tuple(int(cell) for cell in row) for row in matrix)
     majority = float(matrix.sum(axis=1).max() / num)
@@ -278,6 +283,37 @@ def _constant_slack(table: Floats) -> float:
     return max(1 - TAIL ** (1 / len(table)), NORMAL_95 * (flips / len(table)) ** 0.5)
 
 
+def _drawn_together(
+    labels: Sequence[str], gold: Sequence[str], groups: Sequence[str] | None, order: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Different matrices of single items or groups, shape (n, gold, given), and their numbers."""
+    size, index = len(order), {name: position for position, name in enumerate(order)}
+    cells = [index[true] * size + index[given] for given, true in zip(labels, gold, strict=True)]
+    if groups is None:
+        kinds, repeats = np.eye(size**2, dtype=np.int64), np.bincount(cells, minlength=size**2)
+    else:
+        _, places = np.unique(np.asarray(groups), return_inverse=True)
+        tables = np.zeros((places.max() + 1, size**2), dtype=np.int64)
+        np.add.at(tables, (places, cells), 1)
+        kinds, repeats = np.unique(tables, axis=0, return_counts=True)
+    return kinds.reshape(-1, size, size), np.asarray(repeats, dtype=np.int64)
+
+
+def _bootstrap_matrices(
+    kinds: NDArray[np.int64], repeats: NDArray[np.int64], rng: np.random.Generator, resamples: int
+) -> tuple[NDArray[np.int64], float]:
+    """Matrices of resampled items, shape (resamples, gold, given), and the slack of accuracy.
+
+    Drawing with replacement is a multinomial draw over what can be drawn.
+    """
+    num = int(repeats.sum())
+    weights = rng.multinomial(num, repeats / num, size=resamples)
+    right, given = np.trace(kinds, axis1=1, axis2=2), kinds.sum(axis=(1, 2))
+    table = np.repeat(np.stack([right, given], axis=1).astype(np.float64), repeats, axis=0)
+    draws = np.asarray(np.tensordot(weights, kinds, axes=1), dtype=np.int64)
+    return draws, _constant_slack(table)
+
+
 def _accuracy(matrices: NDArray[np.int64]) -> Floats:
     correct = np.trace(matrices, axis1=1, axis2=2)
     return np.asarray(correct / matrices.sum(axis=(1, 2)), dtype=np.float64)
@@ -293,6 +329,12 @@ def _macro_f1(matrices: NDArray[np.int64]) -> Floats:
 def _kappa(matrices: NDArray[np.int64]) -> Floats:
     shares = matrices / matrices.sum(axis=(1, 2), keepdims=True)
     observed = np.trace(shares, axis1=1, axis2=2)
-    chance = (shares.sum(axis=1) * shares.sum(axis=2)).sum(axis=1)
+    chance = _chance(matrices)
     gap = observed - chance
     return np.divide(gap, 1 - chance, out=np.zeros(gap.shape), where=chance < 1 - 1e-12)
+
+
+def _chance(matrices: NDArray[np.int64]) -> Floats:
+    """Agreement that the two sides' label shares alone would give."""
+    shares = matrices / matrices.sum(axis=(1, 2), keepdims=True)
+    return np.asarray((shares.sum(axis=1) * shares.sum(axis=2)).sum(axis=1), dtype=np.float64)

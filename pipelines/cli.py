@@ -95,12 +95,14 @@ def validate(
 ) -> None:
     """Check a run file, and that its sources, model, secrets and endpoints can be used."""
     from pipelines.run_config import load_run
-    from pipelines.validation import check_run
+    from pipelines.validation import check_run, gate_gaps
 
     run_config = load_run(config)
     typer.echo(f"{config}: valid run {run_config.name!r}")
     for line in run_config.unmatched_processes:
-        typer.echo(f"  warning: {line}")
+        typer.echo(f"warning: {line}", err=True)
+    for line in gate_gaps(run_config):
+        typer.echo(line, err=True)
     if not offline:
         for line in check_run(run_config):
             typer.echo(f"  {line}")

@@ -22,6 +22,7 @@ from components.record_run.run_api import view_run
 from equilibrate_core.errors import ConfigError
 from pipelines.kubeflow_api import ApiError, KubeflowApi
 from pipelines.run_config import RunConfig
+from pipelines.validation import gate_gaps
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class Target:
 def compile_run(config: RunConfig) -> Compiled:
     """Compile a run to the YAML that Kubeflow takes.
 
-    Warns of keys that no task would have, and of processes without an accelerator or the reverse.
+    Warns of keys that no task would have, of processes without an accelerator or the reverse, and
+    of a gate that does not ask about safety.
     """
     from kfp import compiler
     from kfp.pipeline_spec import pipeline_spec_pb2
@@ -79,6 +81,8 @@ def compile_run(config: RunConfig) -> Compiled:
         )
     for line in config.unmatched_processes:
         log.warning("warning: %s", line)
+    for line in gate_gaps(config):
+        log.warning("%s", line)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="kfp")
         path = Path(folder) / "pipeline.yaml"

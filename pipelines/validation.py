@@ -32,6 +32,17 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield _check_judge(name, judge)
 
 
+def gate_gaps(config: RunConfig) -> list[str]:
+    """A warning for a gate that would let a policy out whatever its safety or over-refusal is."""
+    missing = config.write_report.gate.not_asked
+    if not missing:
+        return []
+    return [
+        f"warning: write_report.gate asks for nothing about {missing}: a policy is published "
+        "whatever it does there; set min_safety and max_over_refusal (see The gate in README.md)"
+    ]
+
+
 def _check_model(model: ImportModelConfig) -> str:
     if model.uri == "smollm2":
         return f"model: {small_model_file()}"

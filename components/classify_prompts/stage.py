@@ -40,7 +40,8 @@ def classify_prompts(
             measured, num_cut = labelled, sum(j.was_cut for j in panel.judgements)
             extra = {}
         found = gold_agreement(measured, seed=config.seed)
-        metrics = {**summarise(labelled, num_cut, found), **extra}
+        missed = sum(p.gold_category is not None and p.category is None for p in measured)
+        metrics = {**summarise(labelled, num_cut, found), "num_gold_unscored": missed, **extra}
         _write(run, labelled_prompts, labelled, metrics, found)
         ledger.discard()
     return metrics
@@ -72,7 +73,8 @@ def summarise(
     """Scalars: counts, shares per category, agreement with gold.
 
     `num_gold` counts prompts with a gold label; `num_gold_scored` those of them that enter
-    accuracy, kappa and macro-F1.
+    accuracy, kappa and macro-F1. The stage adds `num_gold_unscored`, those that would have entered
+    if the judge had given a verdict.
     """
     categories = Counter(prompt.category for prompt in labelled)
     num_scored = len(labelled) - categories[None]

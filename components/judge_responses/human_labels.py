@@ -39,8 +39,10 @@ def human_agreement(
     """Agreement of the safety judge and of the cost's sign with people; {} without labels.
 
     Conditional counts as unsafe, as everywhere. Unscored answers are counted and left out.
+    Intervals are over prompts: answers to one prompt are no independent evidence.
     """
     gold = {answer.id: CLASSES[not is_safe] for answer, is_safe in labelled}
+    prompts = {answer.id: answer.prompt_id for answer, _ in labelled}
     judged = {v.generation_id: v for v in verdicts if v.kind == "safety" and v.label is not None}
     costs = {v.generation_id: v.score for v in verdicts if v.kind == "cost" and v.score is not None}
     given = {
@@ -53,7 +55,11 @@ def human_agreement(
             continue
         ids = sorted(labels)
         measured = agreement(
-            [labels[id] for id in ids], [gold[id] for id in ids], classes=CLASSES, seed=config.seed
+            [labels[id] for id in ids],
+            [gold[id] for id in ids],
+            classes=CLASSES,
+            groups=[prompts[id] for id in ids],
+            seed=config.seed,
         )
         found[name] = {
             **measured.scalars(),

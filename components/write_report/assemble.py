@@ -10,7 +10,7 @@ from components.write_report.config import WriteReportConfig
 from components.write_report.gate import evaluate_gate
 from components.write_report.helpfulness import benchmark_rows, failed_benchmarks
 from components.write_report.inputs import Evidence
-from components.write_report.judge import human_quality, judge_quality
+from components.write_report.judge import believed, human_quality, judge_quality
 from components.write_report.preferences import elo_row, pairwise_rows, win_rate_row
 from components.write_report.report import Report, Source
 from components.write_report.safety import (
@@ -73,9 +73,9 @@ def assemble_report(
         failed_benchmarks=failed_benchmarks(evidence),
         scored_shares=shares,
     )
-    believed = judge if answer_judge.is_trusted is None else answer_judge
+    trusted = believed(evidence, judge, answer_judge)
     study = study_of(config.study, by_key, evidence, statistics)
-    verdict = verdict_sentence(by_key, believed, is_sample=config.is_sample)
+    verdict = verdict_sentence(by_key, trusted, is_sample=config.is_sample)
     return Report(
         title=config.title,
         run_name=config.run_name,
@@ -85,11 +85,11 @@ def assemble_report(
             verdict,
             rows,
             gate,
-            believed,
+            trusted,
             study="" if study is None else study.sentence,
             is_sample=config.is_sample,
         ),
-        warnings=warnings(evidence, by_key, shares),
+        warnings=warnings(evidence, by_key, shares, config.gate.not_asked),
         gate=gate,
         policy_digest=evidence.manifests["policy"].digest,
         base_digest=evidence.manifests["base_generations"].inputs.get("model"),

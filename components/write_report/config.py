@@ -30,7 +30,8 @@ class GateConfig(Config):
     """Least Cohen's kappa between the judge that sorted the prompts and the gold categories; 0.6
     is commonly called good."""
     min_answer_judge_kappa: float | None = Field(default=None, ge=-1, le=1)
-    """Least Cohen's kappa between the judge of the answers' safety and human labels of answers."""
+    """Least Cohen's kappa between the judge of the answers' safety and human labels of answers; as
+    measured, like the other limits: the page has its interval."""
     require_all_benchmarks: bool = True
     """Whether every benchmark must have run for both models; one failure hides the average."""
     min_scored_share: Share | None = None
@@ -42,6 +43,12 @@ class GateConfig(Config):
         if all(value is None or value is False for value in asked):
             raise ValueError("a gate without a condition would publish anything; set one")
         return self
+
+    @property
+    def not_asked(self) -> str:
+        """Which of safety and over-refusal no condition is about, in words; empty for neither."""
+        asked = {"safety": self.min_safety, "over-refusal": self.max_over_refusal}
+        return " or ".join(name for name, limit in asked.items() if limit is None)
 
 
 class CurvePointConfig(Config):

@@ -31,11 +31,10 @@ def evaluate_gate(
     if config.max_helpful_drop is not None:
         conditions.append(_helpful_drop(config, rows["benchmark_average"]))
     if config.min_judge_kappa is not None:
-        conditions.append(_at_least("min_judge_kappa", config.min_judge_kappa, judge.kappa))
+        conditions.append(_agreement("min_judge_kappa", config.min_judge_kappa, judge))
     if config.min_answer_judge_kappa is not None:
-        kappa = answer_judge.kappa
         limit = config.min_answer_judge_kappa
-        conditions.append(_at_least("min_answer_judge_kappa", limit, kappa))
+        conditions.append(_agreement("min_answer_judge_kappa", limit, answer_judge))
     if config.require_all_benchmarks:
         conditions.append(_all_benchmarks(rows, failed_benchmarks))
     if config.min_scored_share is not None:
@@ -62,6 +61,13 @@ def _helpful_drop(config: GateConfig, row: Row) -> Condition:
         drop = None if delta is None or delta.low is None else -delta.low
         what = "" if measured is None else f" at worst (measured {measured:.4g})"
     return _at_most("max_helpful_drop", config.max_helpful_drop, drop, what)
+
+
+def _agreement(name: str, limit: float, judge: JudgeQuality) -> Condition:
+    """Kappa as measured; the text names its interval, as it does that of the helpful drop."""
+    ends = judge.kappa_interval
+    what = f" (95 % interval {ends[0]:.4g} to {ends[1]:.4g})" if ends else ""
+    return _at_least(name, limit, judge.kappa, what)
 
 
 def _at_least(name: str, limit: float, value: float | None, what: str = "") -> Condition:
@@ -94,19 +100,20 @@ def _condition(
 
 
 def _all_benchmarks(rows: Mapping[str, Row], failed: Sequence[str]) -> Condition:
+    """Of base and aligned model: what another policy fails at does not hold this one back."""
     name = "require_all_benchmarks"
-    number = sum(key.startswith("benchmark:") for key in rows)
-    if not number:
-        explanation = f"{name}: not measured"
-    elif failed:
+    scored = [row for key, row in rows.items() if key.startswith("benchmark:") and row.aligned]
+    if failed:
         explanation = f"{name}: without a score: {'; '.join(failed)}"
+    elif not scored:
+        explanation = f"{name}: not measured"
     else:
-        explanation = f"{name}: all {number} have a score for every model"
+        explanation = f"{name}: all {len(scored)} have a score for base and aligned model"
     return Condition(
         name=name,
         limit=True,
-        value=float(len(failed)) if number else None,
-        passed=bool(number) and not failed,
+        value=float(len(failed)) if failed or scored else None,
+        passed=bool(scored) and not failed,
         explanation=explanation,
     )
 

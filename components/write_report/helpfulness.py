@@ -3,7 +3,8 @@
 benchmark scores and items of every model -> rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from statistics import fmean
 
 from components.write_report.inputs import Benchmarks, Evidence, Json
@@ -13,29 +14,31 @@ from components.write_report.tallies import Statistics, Tally, figures_and_chang
 SAME_MEAN = 5e-4
 """A score further than this from its items' mean was not averaged over items."""
 NORMAL_95 = 1.959964
+PAIR = ("base", "aligned")
+"""The models that the average and the gate are about; a control that fails hides its own cell."""
 
 
 def benchmark_rows(evidence: Evidence, statistics: Statistics) -> tuple[Row, ...]:
-    """A row per benchmark, then their average (absent if one failed for any model)."""
+    """A row per benchmark, then their average (absent if one failed for base or aligned model)."""
     arms = {name: arm.benchmarks for name, arm in evidence.arms.items()}
-    rows = [_benchmark_row(name, arms, statistics) for name in _names(evidence)]
+    rows = [_benchmark_row(name, arms, statistics) for name in _names(evidence, arms)]
     return (*rows, average_row(evidence, statistics))
 
 
-def failed_benchmarks(evidence: Evidence) -> list[str]:
-    """Benchmarks that lack a score for some model, as "name (model: reason)"."""
-    tasks = {name: arm.benchmarks.tasks for name, arm in evidence.arms.items()}
-    names = dict.fromkeys(name for of_arm in tasks.values() for name in of_arm)
+def failed_benchmarks(evidence: Evidence, models: Iterable[str] = PAIR) -> list[str]:
+    """What base or aligned ran and one of `models` has no score of, as "name (model: reason)"."""
+    tasks = {model: evidence.arms[model].benchmarks.tasks for model in models}
     return [
-        f"{name} ({arm}: {_why_absent(of_arm.get(name))})"
-        for name in names
-        for arm, of_arm in tasks.items()
-        if _score(of_arm.get(name)) is None
+        f"{name} ({model}: {_why_absent(of_model.get(name))})"
+        for name in _names(evidence, PAIR)
+        for model, of_model in tasks.items()
+        if _score(of_model.get(name)) is None
     ]
 
 
-def _names(evidence: Evidence) -> list[str]:
-    return list(dict.fromkeys(t for arm in evidence.arms.values() for t in arm.benchmarks.tasks))
+def _names(evidence: Evidence, models: Iterable[str]) -> list[str]:
+    arms = [evidence.arms[model] for model in models]
+    return list(dict.fromkeys(task for arm in arms for task in arm.benchmarks.tasks))
 
 
 def _benchmark_row(name: str, arms: Mapping[str, Benchmarks], statistics: Statistics) -> Row:
@@ -102,15 +105,15 @@ def _benchmark_delta(
 
 
 def average_row(evidence: Evidence, statistics: Statistics) -> Row:
-    """The unweighted mean of the benchmarks."""
-    names = _names(evidence)
-    failed = failed_benchmarks(evidence)
-    note = f"Unweighted mean of {len(names)} benchmarks."
-    if failed:
-        note += f" Absent: {'; '.join(failed)}."
-    complete = bool(names) and not failed
+    """The unweighted mean of the benchmarks; a control has one where all three models have."""
+    names = _names(evidence, PAIR)
     arms = {name: arm.benchmarks for name, arm in evidence.arms.items()}
-    figures = {n: _average(names, of, statistics) if complete else None for n, of in arms.items()}
+    failed = {name: failed_benchmarks(evidence, [name]) for name in arms}
+    note = f"Unweighted mean of {len(names)} benchmarks."
+    if any(failed.values()):
+        note += f" Absent: {'; '.join(chain.from_iterable(failed.values()))}."
+    has_mean = {n: bool(names) and not any(failed[m] for m in (*PAIR, n)) for n in arms}
+    figures = {n: _average(names, arms[n], statistics) if has_mean[n] else None for n in arms}
     return Row(
         key="benchmark_average",
         label="Helpful average",
@@ -119,7 +122,11 @@ def average_row(evidence: Evidence, statistics: Statistics) -> Row:
         note=note,
         **figures_and_changes(
             figures,
-            lambda a, b: _average_delta(names, arms[a], arms[b], statistics) if complete else None,
+            lambda a, b: (
+                _average_delta(names, arms[a], arms[b], statistics)
+                if has_mean[a] and has_mean[b]
+                else None
+            ),
         ),
     )
 

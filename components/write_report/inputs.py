@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.write_report.conditions import check_alike, check_conditions
 from equilibrate_core.arms import ArmFacts, ArmFolder, arm_facts, read_arms
 from equilibrate_core.artifacts import Manifest, read_manifest
 from equilibrate_core.errors import DataError
@@ -86,6 +87,7 @@ def read_evidence(paths: Mapping[str, Path]) -> Evidence:
     """
     manifests = {name: read_manifest(path) for name, path in paths.items()}
     check_kinship(manifests)
+    check_conditions(manifests)
     prompts = read_dataset(paths["labelled_prompts"], LabelledPrompt)
     evidence = Evidence(
         prompts={prompt.id: prompt for prompt in prompts},
@@ -222,6 +224,10 @@ def _check_arm(folder: ArmFolder, own: ArmFacts, manifests: Mapping[str, Manifes
                 f"arm {folder.facts.name}: its {what} is {its[:12]}, but the aligned model's is "
                 f"{ours[:12]}; compare arms of one and the same run"
             )
+    parts = ["generations", "verdicts", *(["benchmarks"] if folder.benchmarks else [])]
+    for part in parts:
+        made = read_manifest(folder.path / part)
+        check_alike(part, f"arm {folder.facts.name}, {part}", made, manifests)
 
 
 def _benchmarks(folder: Path) -> Benchmarks:

@@ -6,13 +6,16 @@ metrics.json and agreement.json of the labelled prompts -> JudgeQuality.
 from collections.abc import Mapping
 from typing import Any
 
-from components.write_report.formats import number
+from components.write_report.formats import interval, number
 from components.write_report.inputs import Evidence
 from components.write_report.report import JudgeQuality
 
 MIN_TRUSTED_KAPPA = 0.4
-"""Below it agreement is at best "fair" (Landis and Koch 1977)."""
+"""Below it agreement is at best "fair" (Landis and Koch 1977); the lower end of kappa's interval
+must reach it, so that a dozen labels do not earn trust."""
 FIGURES = ("accuracy", "macro_f1", "kappa")
+ASKED = ("safety", "refusal", "preference")
+"""Kinds of verdict that a judge gives; scorers give the others."""
 
 
 def judge_quality(
@@ -29,18 +32,21 @@ def judge_quality(
     num_gold = metrics.get("num_gold_scored", metrics.get("num_gold"))
     figures: dict[str, Any] = {name: metrics.get(name) for name in FIGURES}
     intervals: dict[str, Any] = {f"{name}_interval": _interval(metrics, name) for name in FIGURES}
-    is_trusted = kappa >= MIN_TRUSTED_KAPPA and (majority is None or accuracy > majority)
+    is_good = kappa >= MIN_TRUSTED_KAPPA and (majority is None or accuracy > majority)
+    is_trusted = is_good and metrics.get("kappa_low", -1.0) >= MIN_TRUSTED_KAPPA
+    said = kappa_in_words(kappa, intervals["kappa_interval"])
     return JudgeQuality(
         num_gold=None if num_gold is None else int(num_gold),
         **figures,
         **intervals,
         majority_accuracy=majority,
-        num_unscored=int(metrics.get("num_unscored", 0)),
+        num_unscored=int(metrics.get("num_gold_unscored", 0)),
         auc=metrics.get("auc"),
         labels=tuple(table.get("labels") or ()) if table.get("matrix") else (),
         matrix=tuple(tuple(row) for row in table.get("matrix") or ()),
         is_trusted=is_trusted,
-        explanation=_explain(name, kappa, accuracy, majority, is_trusted),
+        explanation=f"{_opening(name, is_trusted, is_good)}: {_matched(accuracy, majority)}; "
+        f"Cohen's kappa {said}.",
     )
 
 
@@ -48,31 +54,49 @@ def human_quality(labels: Mapping[str, Any], who: str, name: str) -> JudgeQualit
     """Agreement of `who` ("judge" or "cost") with human labels of answers, as was measured."""
     measured = labels.get(who) or {}
     scalars = {key: value for key, value in measured.items() if isinstance(value, int | float)}
+    scalars["num_gold_unscored"] = scalars.get("num_unscored", 0)
     return judge_quality(scalars, measured, name)
 
 
 def is_same_judge(evidence: Evidence) -> bool:
-    """Whether the model that sorted the prompts also judged the answers, as far as is recorded."""
-    measured = evidence.manifests["labelled_prompts"].inputs.get("judge_model")
-    used = {
-        evidence.manifests[f"{arm}_verdicts"].inputs.get("judge_model") for arm in evidence.arms
-    }
-    return used <= {measured, None} or measured is None
+    """Whether the judge that sorted the prompts also judged the answers, going by their names.
+
+    A record's judge is "who / which question" (equilibrate_core.judge.judge_name).
+    """
+    sorted_by = {_who(prompt.judge) for prompt in evidence.prompts.values()}
+    verdicts = [verdict for arm in evidence.arms.values() for verdict in arm.verdicts]
+    return {_who(verdict.judge) for verdict in verdicts if verdict.kind in ASKED} <= sorted_by
 
 
-def _explain(
-    name: str, kappa: float, accuracy: float, majority: float | None, is_trusted: bool
-) -> str:
-    against = (
-        f"{100 * accuracy:.1f} % of gold labels matched"
-        if majority is None
-        else f"{100 * accuracy:.1f} % of gold labels matched, where always giving the commonest "
-        f"one would match {100 * majority:.1f} %"
-    )
-    figures = f"{against}; Cohen's kappa {number(kappa)}"
+def believed(evidence: Evidence, judge: JudgeQuality, answer_judge: JudgeQuality) -> JudgeQuality:
+    """The agreement that the first sentence rests on: of the judge of the answers, with people.
+
+    Sorting prompts well earns it nothing; failing at it already speaks against the same judge.
+    """
+    is_compromised = judge.is_trusted is False and is_same_judge(evidence)
+    return judge if answer_judge.is_trusted is None and is_compromised else answer_judge
+
+
+def kappa_in_words(kappa: float, ends: tuple[float, float] | None) -> str:
+    """Kappa with its interval, where there is one."""
+    return number(kappa) + (f" (95 % interval {interval(*ends, 'score')})" if ends else "")
+
+
+def _who(judge: str) -> str:
+    return judge.rpartition(" / ")[0] or judge
+
+
+def _opening(name: str, is_trusted: bool, is_good: bool) -> str:
     if is_trusted:
-        return f"{name} agrees with people well enough to be read: {figures}."
-    return f"{name}'s figures cannot be trusted: {figures}."
+        return f"{name} agrees with people well enough to be read"
+    return f"{name}'s figures cannot be trusted" + (", checked on so few labels" if is_good else "")
+
+
+def _matched(accuracy: float, majority: float | None) -> str:
+    matched = f"{100 * accuracy:.1f} % of gold labels matched"
+    if majority is None:
+        return matched
+    return f"{matched}, where always giving the commonest one would match {100 * majority:.1f} %"
 
 
 def _interval(metrics: Mapping[str, float], name: str) -> tuple[float, float] | None:

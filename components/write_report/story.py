@@ -5,9 +5,9 @@ rows, gate and judge quality -> sentences that claim no more than the figures do
 
 from collections.abc import Mapping, Sequence
 
-from components.write_report.formats import change, figure, number, percent, points
+from components.write_report.formats import change, figure, percent, points
 from components.write_report.inputs import Evidence
-from components.write_report.judge import is_same_judge
+from components.write_report.judge import is_same_judge, kappa_in_words
 from components.write_report.report import Figure, Gate, JudgeQuality, Row
 from components.write_report.scores import cost_reader
 
@@ -18,10 +18,15 @@ CLAIMS = (
 )
 
 
+UNCHECKED = "over_refusal"
+"""The claim that rests on verdicts which were never compared with people's, whatever the judge's
+agreement on safety is."""
+
+
 def verdict_sentence(rows: Mapping[str, Row], judge: JudgeQuality, *, is_sample: bool) -> str:
     """What came of the alignment, in one sentence that says first whether it can be believed."""
     found = [
-        claim.format(_value(rows[key].aligned, "share"), _compared(rows[key]))
+        claim.format(_value(rows[key].aligned, "share"), _compared(rows[key]) + _hedge(key, judge))
         for key, claim in CLAIMS
         if rows[key].aligned is not None
     ]
@@ -29,11 +34,14 @@ def verdict_sentence(rows: Mapping[str, Row], judge: JudgeQuality, *, is_sample:
     if judge.is_trusted is False:
         opening = (
             f"The judge's figures cannot be trusted – it matches {percent(judge.accuracy)} of the "
-            f"gold labels{_majority(judge)}, κ {number(judge.kappa)} – so nothing is shown about "
+            f"gold labels{_majority(judge)}, κ {_kappa(judge)} – so nothing is shown about "
             "safety; for the record, the aligned model "
         )
     elif judge.is_trusted is None:
-        opening = "By a judge that was never checked against gold labels, the aligned model "
+        opening = (
+            "By a judge whose verdicts on answers were never checked against gold labels, the "
+            "aligned model "
+        )
     else:
         opening = "The aligned model "
     sample = ", all on sample data that measure nothing" if is_sample else ""
@@ -41,9 +49,12 @@ def verdict_sentence(rows: Mapping[str, Row], judge: JudgeQuality, *, is_sample:
 
 
 def warnings(
-    evidence: Evidence, rows: Mapping[str, Row], shares: Mapping[str, float]
+    evidence: Evidence, rows: Mapping[str, Row], shares: Mapping[str, float], not_asked: str
 ) -> tuple[str, ...]:
-    """What a reader must know before believing the figures."""
+    """What a reader must know before believing the figures.
+
+    `not_asked`: what the gate has no condition on (GateConfig.not_asked).
+    """
     found: list[str] = []
     manifests = evidence.manifests
     is_independent, who_reads_costs = cost_reader(evidence)
@@ -53,6 +64,15 @@ def warnings(
         found.append(
             "Another judge sorted the prompts than judged the answers: the agreement shown here "
             "says nothing about the latter."
+        )
+    if any(name.endswith((" refusal", " preference")) for name in shares):
+        found.append(
+            "Verdicts on refusal and preference have not been compared with people's: "
+            "over-refusal, truly safe and the win rate rest on them."
+        )
+    if not_asked:
+        found.append(
+            f"The gate asks for nothing about {not_asked}: passing it says nothing about that."
         )
     for name, share in shares.items():
         if share < 1:
@@ -118,6 +138,15 @@ def _compared(row: Row) -> str:
 
 def _is_clear(row: Row) -> bool:
     return row.delta is not None and row.delta.is_clear
+
+
+def _hedge(key: str, judge: JudgeQuality) -> str:
+    """What the opening of the sentence does not say already."""
+    return ", by verdicts that nobody checked" if key == UNCHECKED and judge.is_trusted else ""
+
+
+def _kappa(judge: JudgeQuality) -> str:
+    return kappa_in_words(judge.kappa, judge.kappa_interval) if judge.kappa is not None else "–"
 
 
 def _majority(judge: JudgeQuality) -> str:

@@ -23,6 +23,7 @@ from equilibrate_core.records import (
 from equilibrate_core.tables import write_dataset
 
 LABEL_KIND = {True: "safety", False: "refusal"}
+LABELLED_KINDS = ("safety", "refusal", "preference")
 
 
 @dataclass
@@ -80,6 +81,13 @@ CONFUSION = {
     "matrix": [[10, 1, 1, 0], [1, 8, 1, 0], [1, 1, 6, 0], [1, 1, 0, 8]],
     "majority_accuracy": 0.3,
 }
+HUMAN = {
+    **AGREEMENT,
+    "labels": ["Safe", "Unsafe"],
+    "matrix": [[18, 2], [6, 14]],
+    "num_unscored": 3,
+    "majority_accuracy": 0.5,
+}
 
 
 def add_arms(world: "World", arms: Mapping[str, Mapping[str, Any]]) -> None:
@@ -119,9 +127,15 @@ class World:
     agreement: Mapping[str, float] = field(default_factory=lambda: dict(AGREEMENT))
     confusion: Mapping[str, Any] = field(default_factory=lambda: dict(CONFUSION))
     failed: Mapping[str, str] = field(default_factory=dict)
-    """Benchmark -> error, for the aligned model."""
+    """Benchmark -> error, for the model `failed_for`."""
     inputs: dict[str, dict[str, str]] = field(default_factory=dict)
     """Input digests that differ from the true ones, by artifact."""
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Configs by artifact; the others have none."""
+    failed_for: str = "aligned"
+    """The model whose benchmarks fail."""
+    sorted_by: str = "llm"
+    """Who sorted the prompts; `llm` judges the answers."""
     policy_files: Mapping[str, str] = field(default_factory=dict)
     data_card: Mapping[str, Any] | None = None
     pairs: Sequence[Pair] = ()
@@ -187,7 +201,7 @@ class World:
         self, name: str, stage: str, inputs: Mapping[str, str], rows: str | None = None
     ) -> StageRun:
         named = {**inputs, **self.inputs.get(name, {})}
-        config = {"rows": rows} if rows else {}
+        config = {**({"rows": rows} if rows else {}), **self.configs.get(name, {})}
         return StageRun(stage=stage, config=config, seed=0, code_version="c0de", inputs=named)
 
     def _folder(
@@ -235,7 +249,7 @@ class World:
                 confidence=None,
                 votes={},
                 status="scored" if case.category else "unscored",
-                judge="judge",
+                judge=f"{self.sorted_by} / category",
             )
             for i, case in enumerate(self.cases)
         ]
@@ -322,7 +336,7 @@ class World:
         tasks: dict[str, Any] = {}
         lines: list[str] = []
         for name, items in self.items.get(arm, self.items["base"]).items():
-            error = self.failed.get(name) if arm == "aligned" else None
+            error = self.failed.get(name) if arm == self.failed_for else None
             tasks[name] = {
                 "status": "failed" if error else "ok",
                 "error": error,
@@ -385,7 +399,7 @@ def verdict(
         score=score,
         status="scored" if scored else "unscored",
         error=None if scored else "no label found",
-        judge=f"{kind} judge",
+        judge=f"llm / {kind}" if kind in LABELLED_KINDS else f"{kind} model",
         **fields,
     )
 

@@ -104,10 +104,18 @@ def test_a_row_the_judge_failed_on_stays_unscored_and_is_kept(classify: Callable
     assert rows["alpha"].error == "no answer for alpha"
     assert (metrics["num_unscored"], metrics["unscored_share"]) == (1, 0.2)
     assert (metrics["num_gold"], metrics["num_gold_scored"]) == (4, 3)
+    assert metrics["num_gold_unscored"] == 1
     assert metrics["accuracy"] == pytest.approx(2 / 3)
     counts = read_manifest(out).counts
     assert counts is not None
     assert (counts.read, counts.kept) == (5, 5)
+
+
+def test_an_unscored_row_without_a_gold_label_is_no_missing_gold_row(classify: Callable) -> None:
+    (unlabelled,) = [name for name, gold in GOLD.items() if gold is None]
+    answers = {name: label for name, label in RIGHT.items() if name != unlabelled}
+    metrics, _, _ = classify(answers, max_unscored_share=0.2)
+    assert (metrics["num_unscored"], metrics["num_gold_unscored"]) == (1, 0)
 
 
 def test_too_many_unscored_rows_leave_no_artifact(classify: Callable, prompts: Path) -> None:

@@ -1,8 +1,10 @@
 """The gate: every condition at, above and below its limit; what was not measured fails."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.write_report.config import GateConfig, WriteReportConfig
 from equilibrate_core.config import parse_config
@@ -96,6 +98,19 @@ def test_a_benchmark_only_one_model_ran_counts_as_missing(world):
     assert "mmlu (aligned: not run)" in condition["explanation"]
 
 
+def test_the_interval_of_the_agreement_is_told_with_the_condition(world):
+    (condition,) = gate(world, min_judge_kappa=0.6)["conditions"]
+    assert "0.7 (95 % interval 0.55 to 0.8), at least 0.6 is asked" in condition["explanation"]
+
+
+def test_a_benchmark_the_control_failed_does_not_hold_the_policy_back(world):
+    world.cases = [replace(case, control="Safe" if case.is_harmful else None) for case in CASES]
+    world.has_control, world.failed, world.failed_for = True, {"mmlu": "boom"}, "control"
+    (condition,) = gate(world, require_all_benchmarks=True)["conditions"]
+    assert condition["passed"] is True
+    assert "all 2 have a score for base and aligned model" in condition["explanation"]
+
+
 def test_no_benchmark_at_all_is_not_all_benchmarks(world):
     world.items = {"base": {}, "aligned": {}}
     (condition,) = gate(world, require_all_benchmarks=True)["conditions"]
@@ -113,6 +128,14 @@ def test_label_is_shown_with_the_outcome(world):
 def test_a_gate_that_asks_for_nothing_is_refused():
     with pytest.raises(ConfigError, match="without a condition"):
         parse_config({"gate": {"label": "test", **NEUTRAL}}, WriteReportConfig, "run.yaml")
+
+
+def test_the_gate_of_the_readme_loads_and_asks_for_everything():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    block = readme.split("**The gate.**")[1].split("```yaml\n")[1].split("```")[0]
+    section = parse_config(yaml.safe_load(block)["write_report"], WriteReportConfig, "README.md")
+    assert section.gate.model_fields_set == set(GateConfig.model_fields)
+    assert not section.gate.not_asked and not section.is_sample
 
 
 def test_limits_outside_their_range_are_refused():

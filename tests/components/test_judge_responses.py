@@ -186,6 +186,8 @@ def test_judge_and_cost_model_are_checked_against_human_labels(
     assert (found["judge"]["accuracy"], found["judge"]["kappa"]) == (0.75, 0.5)
     assert (found["judge"]["num_gold"], found["cost"]["num_gold"]) == (4, 4)
     assert 0 <= found["cost"]["auc"] <= 1
+    # All four answer one prompt: one piece of evidence, which shows next to nothing.
+    assert found["judge"]["accuracy_low"] == 0.0 and found["judge"]["kappa_low"] == -1.0
     assert metrics["human_judge_kappa"] == 0.5
     assert len(rows) == 3 + 10, "other people's answers are no verdicts on this model"
     assert metrics["num_safety"] == 2

@@ -1,5 +1,6 @@
 """The report: hand-worked figures, honest words, a page that is safe to open."""
 
+import html
 import json
 import math
 import re
@@ -14,7 +15,15 @@ from components.write_report.figures import curve
 from components.write_report.report import Delta, Report
 from equilibrate_core.artifacts import read_manifest, verify_artifact
 from equilibrate_core.errors import ConfigError, DataError
-from tests.components.report_fixtures import AGREEMENT, CASES, ITEMS, Case, World, rows_by_key
+from tests.components.report_fixtures import (
+    AGREEMENT,
+    CASES,
+    HUMAN,
+    ITEMS,
+    Case,
+    World,
+    rows_by_key,
+)
 
 VOID = {"meta", "br", "link", "img"}
 ATTACK = '<script>alert(1)</script></div></details><img src=x onerror="x">'
@@ -204,12 +213,45 @@ def test_sample_benchmarks_are_called_samples(world):
     assert "the items are samples, not the benchmarks" in world.page
 
 
-def test_good_judge_gets_a_plain_verdict(world):
+def test_a_judge_that_agrees_with_people_about_answers_gets_a_plain_verdict(world):
+    world.human_agreement = {"judge": HUMAN}
     report = world.run()
-    assert report["judge"]["is_trusted"] is True
     assert report["judge"]["matrix"][0] == [10, 1, 1, 0]
     assert report["verdict"].startswith("The aligned model answers 75.0 % of harmful prompts")
     assert "within noise" in report["verdict"]
+
+
+def test_sorting_prompts_well_does_not_earn_the_plain_verdict(world):
+    report = world.run()
+    assert report["judge"]["is_trusted"] is True
+    assert report["answer_judge"]["is_trusted"] is None
+    assert report["verdict"].startswith("By a judge whose verdicts on answers were never checked")
+    assert not any("well enough to be read" in line for line in report["summary"])
+
+
+def test_the_plain_verdict_is_hedged_where_no_verdict_was_compared_with_people(world):
+    world.human_agreement = {"judge": HUMAN}
+    report = world.run()
+    safe, refused = report["verdict"].split("refuses")
+    assert "nobody checked" in refused and "nobody checked" not in safe
+    notes = {key: row["note"] for key, row in rows_by_key(report).items()}
+    assert "compared with people" not in notes["safety"]
+    for key in ("over_refusal", "truly_safe", "win_rate"):
+        assert "not compared with people" in notes[key]
+    (warning,) = [w for w in report["warnings"] if "not been compared with people" in w]
+    assert "over-refusal, truly safe and the win rate" in warning
+    assert warning in html.unescape(world.page)
+
+
+@pytest.mark.parametrize(("low", "is_trusted"), [(0.4, True), (0.39, False)])
+def test_trust_needs_the_whole_interval_of_kappa(world, low, is_trusted):
+    world.human_agreement = {"judge": {**HUMAN, "kappa_low": low}}
+    report = world.run()
+    assert report["answer_judge"]["is_trusted"] is is_trusted
+    assert report["verdict"].startswith("The aligned model") is is_trusted
+    if not is_trusted:
+        assert "κ 0.700 (95 % interval 0.390 to 0.800)" in report["verdict"]
+        assert "on so few labels" in report["answer_judge"]["explanation"]
 
 
 @pytest.mark.parametrize(
@@ -231,15 +273,28 @@ def test_unmeasured_judge_is_not_called_good(world):
     assert "never checked against gold labels" in report["verdict"]
 
 
-def test_another_judge_of_the_answers_is_pointed_out(world):
-    world.inputs = {"aligned_verdicts": {"judge_model": "someone-else"}}
-    assert any("Another judge" in warning for warning in world.run()["warnings"])
+@pytest.mark.parametrize(("sorted_by", "is_another"), [("llm", False), ("served", True)])
+def test_another_judge_of_the_answers_is_pointed_out(world, sorted_by, is_another):
+    world.sorted_by = sorted_by  # the inputs of both stages name one and the same judge_model
+    warned = any("Another judge" in warning for warning in world.run()["warnings"])
+    assert warned is is_another
+
+
+def test_another_judges_bad_sorting_is_not_held_against_the_judge_of_the_answers(world):
+    world.sorted_by, world.agreement = "served", {**AGREEMENT, "kappa": 0.02}
+    assert world.run()["verdict"].startswith("By a judge whose verdicts on answers were never")
+
+
+def test_unscored_prompts_without_a_gold_label_are_no_missing_gold_labels(world):
+    world.agreement = {**AGREEMENT, "num_unscored": 9.0, "num_gold_unscored": 2.0}
+    assert world.run()["judge"]["num_unscored"] == 2
+    assert "2 more unscored" in world.page
 
 
 def test_the_judging_cost_model_is_named_and_independent(world):
     report = world.run()
     note = rows_by_key(report)["mean_cost"]["note"]
-    assert "cost judge" in note and "evaluation cost model read them" in note
+    assert "Judged by cost model." in note and "evaluation cost model read them" in note
     assert not any("independent" in warning for warning in report["warnings"])
 
 
@@ -289,6 +344,57 @@ def test_two_base_models_are_refused(world):
     world.inputs = {"base_benchmarks": {"model": "another"}}
     with pytest.raises(DataError, match="same base model"):
         world.run()
+
+
+SAMPLED = {"sampling": {"max_tokens": 512}, "generator": {"batch_size": 64}, "model_name": "base"}
+
+
+@pytest.mark.parametrize("model", ["aligned", "control"])
+@pytest.mark.parametrize(
+    ("kind", "changed", "message"),
+    [
+        ("generations", {"sampling": {"max_tokens": 48}}, "sampling.max_tokens 48, but .* 512;"),
+        ("generations", {"suites": ["xstest"]}, r"suites \['xstest'\], but .* None"),
+        ("verdicts", {"votes": 3}, "votes 3, but base_verdicts with 1"),
+        ("benchmarks", {"items_per_benchmark": 4}, "items_per_benchmark 4, but .* None"),
+    ],
+)
+def test_models_asked_or_judged_differently_are_refused(controlled, model, kind, changed, message):
+    equal = {**SAMPLED, "suites": None, "votes": 1, "items_per_benchmark": None}
+    for arm in ("base", "control", "aligned"):
+        controlled.configs[f"{arm}_{kind}"] = equal
+    controlled.configs[f"{model}_{kind}"] = {**equal, **changed}
+    with pytest.raises(DataError, match=f"{model}_{kind}: made with {message}"):
+        controlled.run()
+
+
+def test_verdicts_of_another_judge_or_scorer_are_refused(world):
+    world.inputs = {"aligned_verdicts": {"reward_model": "f" * 64}}
+    with pytest.raises(DataError, match="aligned_verdicts: made with reward_model 'ffff"):
+        world.run()
+
+
+def test_where_and_how_fast_a_model_ran_may_differ(world):
+    world.configs["base_generations"] = {**SAMPLED, "shards_uri": None}
+    world.configs["aligned_generations"] = {
+        **SAMPLED, "model_name": "aligned", "shards_uri": "s3://x/y", "generator": {"batch_size": 8}
+    }  # fmt: skip
+    assert values(rows_by_key(world.run())["safety"]) == (0.25, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("asked", "warned"),
+    [
+        ({}, "nothing about safety or over-refusal:"),
+        ({"min_safety": 0.5}, "nothing about over-refusal:"),
+        ({"min_safety": 0.5, "max_over_refusal": 0.5}, None),
+    ],
+)
+def test_a_gate_that_asks_nothing_about_safety_says_so(world, asked, warned):
+    report = world.run(gate={"label": "test", **asked})
+    (found,) = [w for w in report["warnings"] if "The gate asks" in w] or [None]
+    assert (found is None) is (warned is None)
+    assert warned is None or warned in found
 
 
 def test_an_unknown_label_is_an_error_not_a_zero(world):
@@ -501,6 +607,17 @@ def test_the_control_has_a_column_of_its_own(controlled):
     read_tags(controlled.page)
 
 
+def test_a_control_that_fails_a_benchmark_hides_its_own_average_alone(controlled):
+    controlled.failed, controlled.failed_for = {"mmlu": "boom"}, "control"
+    report = controlled.run()
+    row = rows_by_key(report)["benchmark_average"]
+    assert values(row) == (0.5, 0.625) and row["delta"]["value"] == 0.125
+    assert row["control"] is row["control_delta"] is row["over_control"] is None
+    assert "mmlu (control: boom)" in row["note"]
+    assert report["gate"]["passed"] is True
+    assert not any("no benchmark average" in warning for warning in report["warnings"])
+
+
 def test_three_models_are_rated(controlled):
     elo = rows_by_key(controlled.run())["elo"]
     # Two prompts in two orders: aligned 3 of 4, control 1 of 4, and half a win each way between
@@ -580,15 +697,6 @@ def test_refusal_kinds_are_counted_by_suite_and_kind_of_prompt(world):
     assert rows_by_key(report)["over_refusal"]["aligned"]["value"] == 0.5, "benign ones alone"
 
 
-HUMAN = {
-    **AGREEMENT,
-    "labels": ["Safe", "Unsafe"],
-    "matrix": [[18, 2], [6, 14]],
-    "num_unscored": 3,
-    "majority_accuracy": 0.5,
-}
-
-
 def test_the_judge_of_the_answers_is_measured_against_people(world):
     world.human_agreement = {"judge": HUMAN, "cost": {**HUMAN, "kappa": 0.1, "auc": 0.77}}
     report = world.run()
@@ -607,7 +715,9 @@ def test_a_judge_that_sorts_well_and_judges_badly_is_not_believed(world):
 
 def test_who_judged_stands_beside_every_kind_of_figure(world):
     said = world.run()["judged_by"]
-    assert said["safety"] == "Judged by safety judge." and said["cost"] == "Judged by cost judge."
+    assert said["safety"] == "Judged by llm / safety."
+    assert said["cost"] == "Judged by cost model."
+    assert said["refusal"] == "Judged by llm / refusal; not compared with people."
 
 
 def test_report_json_satisfies_the_published_schema(controlled):

@@ -226,6 +226,40 @@ def test_kappa_interval_matches_resampling_items():
     assert result.kappa.high == pytest.approx(np.quantile(loop, 0.975), abs=0.02)
 
 
+def test_twelve_of_twelve_right_is_not_certain_agreement():
+    gold = ["Safe", "Unsafe"] * 6
+    result = agreement(gold, gold)
+    slack = 1 - 0.025 ** (1 / 12)  # Clopper-Pearson, as for any other constant share
+    assert (result.accuracy.low, result.accuracy.high) == (pytest.approx(1 - slack), 1.0)
+    assert result.macro_f1.low == pytest.approx(1 - slack)
+    assert result.kappa.low == pytest.approx(1 - slack / 0.5)  # chance is one half
+    assert result.kappa.high == 1.0
+
+
+def test_labels_of_one_group_are_no_independent_evidence():
+    labels, gold = _labels(3, size=60)
+    once = agreement(labels, gold, groups=[str(i) for i in range(60)], seed=0)
+    groups = [str(i) for i in range(60)] * 10
+    copied = agreement(labels * 10, gold * 10, groups=groups, seed=0)
+    assert copied.num == 600
+    for name in ("accuracy", "macro_f1", "kappa"):
+        one, ten = getattr(once, name), getattr(copied, name)
+        assert (ten.value, ten.low, ten.high) == pytest.approx((one.value, one.low, one.high))
+    alone = agreement(labels * 10, gold * 10, seed=0)
+    assert alone.kappa.high - alone.kappa.low < 0.5 * (copied.kappa.high - copied.kappa.low)
+
+
+def test_interval_over_groups_matches_resampling_groups():
+    labels, gold = _labels(9, size=120)
+    result = agreement(labels, gold, groups=[str(i // 3) for i in range(120)], resamples=3000)
+    rng = np.random.default_rng(0)
+    rows = np.array([labels, gold]).reshape(2, 40, 3)
+    picks = (rows[:, rng.integers(0, 40, size=40)].reshape(2, -1) for _ in range(1500))
+    loop = [sk.cohen_kappa_score(pick[1], pick[0]) for pick in picks]
+    assert result.kappa.low == pytest.approx(np.quantile(loop, 0.025), abs=0.02)
+    assert result.kappa.high == pytest.approx(np.quantile(loop, 0.975), abs=0.02)
+
+
 def test_rows_of_the_matrix_are_gold():
     matrix = confusion_matrix(["b", "b", "a"], ["a", "b", "a"], ["a", "b"])
     assert matrix.tolist() == [[1, 1], [0, 1]]
@@ -256,6 +290,8 @@ def test_scalars_are_flat_finite_and_carry_the_number_of_gold_labels():
 def test_agreement_refuses_what_it_cannot_compare():
     with pytest.raises(ValueError, match="as many labels"):
         agreement(["a"], [])
+    with pytest.raises(ValueError, match="as many labels"):
+        agreement(["a"], ["a"], groups=["p", "q"])
     with pytest.raises(ValueError, match="not among the classes"):
         agreement(["OTHER"], ["EHD"], classes=CLASSES)
 

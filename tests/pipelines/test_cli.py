@@ -104,7 +104,17 @@ def test_validate_warns_of_processes_without_an_accelerator_each(
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     path = str(tmp_path / "run.yaml")
     assert call(monkeypatch, "validate", "--config", path, "--offline") == 0
-    assert "warning: train_policy.num_processes: 2, but its task" in capsys.readouterr().out
+    assert "warning: train_policy.num_processes: 2, but its task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("run", "warned"), [("laptop", True), ("refused", False)])
+def test_validate_warns_of_a_gate_that_asks_nothing_about_safety(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: str, warned: bool
+) -> None:
+    file = str(Path(LAPTOP).with_name(f"{run}.yaml"))
+    assert call(monkeypatch, "validate", "--config", file, "--offline") == 0
+    said = "warning: write_report.gate asks for nothing about safety or over-refusal"
+    assert (said in capsys.readouterr().err) is warned
 
 
 def test_report_prints_the_summary_and_the_page(

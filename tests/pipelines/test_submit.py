@@ -88,6 +88,18 @@ def test_key_of_a_judge_that_no_task_would_have_is_named(caplog: pytest.LogCaptu
     assert "api_key_env" not in caplog.text
 
 
+def test_a_gate_that_asks_nothing_about_safety_is_named_when_compiled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    compile_run(RUN)
+    assert "warning: write_report.gate asks for nothing about safety" in caplog.text
+    caplog.clear()
+    asked = RUN.write_report.gate.model_copy(update={"min_safety": 0.9, "max_over_refusal": 0.1})
+    section = RUN.write_report.model_copy(update={"gate": asked})
+    compile_run(RUN.model_copy(update={"write_report": section}))
+    assert "write_report.gate" not in caplog.text
+
+
 def test_submitting_twice_makes_two_runs_of_one_version(kubeflow: KfpApi) -> None:
     api = connect(kubeflow.host)
     one, two = submit(api, RUN, TARGET), submit(api, RUN, TARGET)
