@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from equilibrate_core.batch_plan import learning_rate, micro_batches, optimizer_batches
 from equilibrate_core.checkpoints import Checkpoints, TrainingState
 from equilibrate_core.errors import DataError, Preempted, StageError
+from equilibrate_core.file_waits import file_group
 from equilibrate_core.models import device
 from equilibrate_core.preemption import Preemption, watch_for_preemption
 from equilibrate_core.progress import Progress
@@ -305,3 +306,4 @@ def _init_processes() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+    file_group()
