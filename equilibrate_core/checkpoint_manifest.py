@@ -15,7 +15,7 @@ from equilibrate_core.artifacts import MANIFEST, FileEntry, StageRun, sha256_fil
 from equilibrate_core.checkpoint_store import Store
 from equilibrate_core.errors import ArtifactError, ConfigError
 
-LIBRARIES = ("torch", "deepspeed", "transformers")
+LIBRARIES = ("torch", "deepspeed", "transformers", "peft")
 
 
 class CheckpointManifest(BaseModel):

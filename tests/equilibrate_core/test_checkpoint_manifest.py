@@ -35,7 +35,7 @@ def test_config_inputs_and_code_choose_the_prefix_and_checkpoint_settings_do_not
     assert prefix_of(tmp_path, kept) == first
 
 
-@pytest.mark.parametrize("library", ["torch", "deepspeed", "transformers"])
+@pytest.mark.parametrize("library", ["torch", "deepspeed", "transformers", "peft"])
 def test_another_version_of_what_computes_is_another_run(
     library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
