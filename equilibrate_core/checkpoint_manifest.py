@@ -60,7 +60,8 @@ def file_entries(folder: Path) -> dict[str, FileEntry]:
 def matching(store: Store, name: str, identity: Mapping[str, Any]) -> int:
     """Step of a checkpoint of this very run.
 
-    Raises ConfigError naming what differs, ArtifactError where there is no readable manifest.
+    Raises ConfigError naming what differs, ArtifactError where there is no readable manifest, and
+    AlteredError where the store finds it altered.
     """
     where = f"{store.uri}/{name}"
     found = store.read(f"{name}/{MANIFEST}")

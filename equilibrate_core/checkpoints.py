@@ -7,6 +7,7 @@ config, inputs, code, libraries and number of processes; every file is verified 
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from equilibrate_core.artifacts import MANIFEST, FileEntry, StageRun, remove
+from equilibrate_core.artifacts import MANIFEST, FileEntry, StageRun
 from equilibrate_core.checkpoint_manifest import (
     CheckpointManifest,
     check_whole,
@@ -27,7 +28,7 @@ from equilibrate_core.checkpoint_manifest import (
 )
 from equilibrate_core.checkpoint_store import Store, open_store
 from equilibrate_core.engine_state import load_engine, random_state, save_engine, set_random_state
-from equilibrate_core.errors import ArtifactError, StorageError
+from equilibrate_core.errors import AlteredError, ArtifactError, StorageError
 from equilibrate_core.file_waits import (
     from_every_process,
     from_first_of_node,
@@ -41,6 +42,9 @@ from equilibrate_core.records import digest
 from equilibrate_core.training_config import TrainingConfig
 
 STATE_FILE = "training_state.json"
+RETRY_AFTER_S = 60.0
+"""Seconds until a failed save is tried again; longer where the failed one took longer, so that a
+store that is down takes half of a run's time at most."""
 logger = logging.getLogger(__name__)
 
 
@@ -79,6 +83,7 @@ class Checkpoints:
         self.store, self.identity, self.config, self.lease = store, identity, config, lease
         self._saved_at = time.monotonic()
         self._saved_step = 0
+        self._retry_at = 0.0
 
     def due(self, step: int, num_steps: int) -> bool:
         """Whether a checkpoint is to be saved after `step` steps; only process 0 knows the time.
@@ -86,15 +91,22 @@ class Checkpoints:
         Raises StageError when another run has taken the lease.
         """
         self.lease.check()
-        minutes = (time.monotonic() - self._saved_at) / 60
+        now = time.monotonic()
+        if now < self._retry_at and step < num_steps:
+            return False
         return (
             step == num_steps
             or step - self._saved_step >= self.config.checkpoint_every_steps
-            or minutes >= self.config.checkpoint_every_minutes
+            or (now - self._saved_at) / 60 >= self.config.checkpoint_every_minutes
         )
 
-    def save(self, engine: Any, state: TrainingState) -> None:
-        """Save a checkpoint; a store that fails is warned of, since the run can go on without."""
+    def save(self, engine: Any, state: TrainingState) -> bool:
+        """Save a checkpoint and return whether it is there.
+
+        A store that fails is warned of, since the run can go on without; `due` says when to try
+        again.
+        """
+        started = time.monotonic()
         name = from_process_0(lambda: f"step-{state.step:08d}-{self.lease.owner}")
         once = from_process_0 if self.store.seen_by_all_nodes else from_first_of_node
         draft = Path(once(lambda: str(self.store.draft(name))))
@@ -102,18 +114,17 @@ class Checkpoints:
         torch.save(random_state(), draft / f"random-{dist.get_rank():05d}.pt")
         wait_for_all()
         others = self._other_nodes_files(draft, name)
-        if dist.get_rank() == 0 and others is not None:
-            record = {"step": state.step, "logs": state.logs}
-            (draft / STATE_FILE).write_text(json.dumps(record))
-            self.lease.check()
-            try:
-                self._publish(draft, name, state.step, others)
-            except (StorageError, OSError) as error:
-                logger.warning("%s: checkpoint not saved: %s", self.store.uri, error)
-        wait_for_all()
-        if not self.store.seen_by_all_nodes and is_first_of_node():
-            remove(draft)  # what could not be stored must not fill the disk
-        self._saved_at, self._saved_step = time.monotonic(), state.step
+        saved = from_process_0(
+            lambda: others is not None and self._published(draft, name, state, others)
+        )
+        if dist.get_rank() == 0 or (not self.store.seen_by_all_nodes and is_first_of_node()):
+            shutil.rmtree(draft, ignore_errors=True)  # what was not stored must not fill the disk
+        now = time.monotonic()
+        if saved:
+            self._saved_at, self._saved_step = now, state.step
+        else:
+            self._retry_at = now + max(RETRY_AFTER_S, now - started)
+        return saved
 
     def resume(self, engine: Any) -> TrainingState:
         """Put the engine where the latest whole checkpoint left it; a fresh state without one.
@@ -161,6 +172,19 @@ class Checkpoints:
             merged |= files
         return merged
 
+    def _published(
+        self, draft: Path, name: str, state: TrainingState, others: dict[str, FileEntry]
+    ) -> bool:
+        self.lease.check()
+        try:
+            record = {"step": state.step, "logs": state.logs}
+            (draft / STATE_FILE).write_text(json.dumps(record))
+            self._publish(draft, name, state.step, others)
+        except (StorageError, OSError) as error:
+            logger.warning("%s: checkpoint not saved: %s", self.store.uri, error)
+            return False
+        return True
+
     def _publish(self, draft: Path, name: str, step: int, others: dict[str, FileEntry]) -> None:
         files = others | file_entries(draft)
         manifest = CheckpointManifest(identity=self.identity, step=step, files=files)
@@ -169,38 +193,62 @@ class Checkpoints:
         self._prune()
 
     def _prune(self) -> None:
-        """Remove all but the latest whole checkpoints, and what a killed run left half-written."""
-        names = self.store.folders()
-        named = sorted(name for name in names if not name.startswith("."))
-        whole = [n for n in named if self.store.read(f"{n}/{MANIFEST}") is not None]
-        for name in set(names) - set(whole[-self.config.checkpoint_keep :]):
-            self.store.remove(name)
+        """Remove all but the latest whole checkpoints, and what a killed run left half-written.
 
-    def _newest(self, stack: ExitStack) -> tuple[str, str, str] | None:
-        """The latest whole checkpoint: its store, name, and local folder until the stack closes.
+        One whose manifest arrives altered neither counts nor goes: the fault may be on the way.
+        """
+        try:
+            names = self.store.folders()
+            sealed = {name: self._is_sealed(name) for name in names}
+            whole = [name for name in sorted(names) if sealed[name]]
+            kept = whole[-self.config.checkpoint_keep :]
+            for name in names:
+                if sealed[name] is not None and name not in kept:
+                    self.store.remove(name)
+        except (StorageError, OSError) as error:
+            logger.warning("%s: older checkpoints not removed: %s", self.store.uri, error)
+
+    def _is_sealed(self, name: str) -> bool | None:
+        """Whether a checkpoint has a manifest; None where it is altered.
 
         A name with a dot is a draft that was not renamed: its manifest may be there already.
         """
+        try:
+            return not name.startswith(".") and self.store.read(f"{name}/{MANIFEST}") is not None
+        except AlteredError:
+            return None
+
+    def _candidates(self) -> list[tuple[int, str, Store]]:
+        """Step, name and store of every checkpoint to go on from, the latest first."""
+        found: list[tuple[int, str, Store]] = []
         explicit = self.config.checkpoint_resume_from
-        candidates: list[tuple[int, Store, str]] = []
         if explicit is not None:
             parent, _, name = explicit.rstrip("/").rpartition("/")
             named = open_store(parent or ".")
-            candidates.append((matching(named, name, self.identity), named, name))
+            found.append((matching(named, name, self.identity), name, named))
         for name in self.store.folders():
-            if not name.startswith(".") and self.store.read(f"{name}/{MANIFEST}") is not None:
-                step = matching(self.store, name, self.identity)
-                candidates.append((step, self.store, name))
-        for _, store, name in sorted(candidates, key=lambda c: (c[0], c[2]), reverse=True):
-            folder = stack.enter_context(store.fetched(name))
+            if self._is_sealed(name) is False:
+                continue
             try:
-                check_whole(folder, f"{store.uri}/{name}")
-            except ArtifactError as error:
-                if len(candidates) == 1 and explicit is not None:
+                found.append((matching(self.store, name, self.identity), name, self.store))
+            except (AlteredError, ArtifactError) as error:
+                logger.warning("%s; trying an older checkpoint", error)
+        return sorted(found, key=lambda candidate: candidate[:2], reverse=True)
+
+    def _newest(self, stack: ExitStack) -> tuple[str, str, str] | None:
+        """The latest whole checkpoint: its store, name, and local folder until the stack closes."""
+        candidates = self._candidates()
+        for _, name, store in candidates:
+            try:
+                with ExitStack() as attempt:
+                    folder = attempt.enter_context(store.fetched(name))
+                    check_whole(folder, f"{store.uri}/{name}")
+                    stack.enter_context(attempt.pop_all())
+                    return store.uri, name, str(folder)
+            except (AlteredError, ArtifactError) as error:
+                if len(candidates) == 1 and self.config.checkpoint_resume_from is not None:
                     raise ArtifactError(f"{error}; name another checkpoint_resume_from") from error
                 logger.warning("%s; trying an older checkpoint", error)
-                continue
-            return store.uri, name, str(folder)
         return None
 
 

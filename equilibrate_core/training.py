@@ -87,7 +87,7 @@ class Trainer(Generic[RowT]):
         of the steps before it first.
 
         Raises DataError without rows, StageError when a loss or gradient is not finite, and
-        Preempted, with a checkpoint saved, after a SIGTERM.
+        Preempted after a SIGTERM, with a checkpoint saved unless its store fails.
         """
         if not rows:
             raise DataError(f"{label}: no rows to train on; loosen the filters before this stage")
@@ -179,13 +179,15 @@ class Trainer(Generic[RowT]):
         agreed = torch.tensor(wishes, dtype=torch.float32, device=device())
         dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         preempted, due = (bool(wish) for wish in agreed)
-        if preempted or due:
-            self.checkpoints.save(self.engine, state)
+        saved = self.checkpoints.save(self.engine, state) if preempted or due else False
         if preempted:
-            raise Preempted(
-                f"told to stop after step {state.step} of {num_steps}, which is saved; the same "
-                "command goes on from there"
+            outcome = (
+                "which is saved; the same command goes on from there"
+                if saved
+                else "which could not be saved; the same command goes on from the checkpoint "
+                "before it, if there is one"
             )
+            raise Preempted(f"told to stop after step {state.step} of {num_steps}, {outcome}")
 
     def _step(
         self, step: int, num_steps: int, batch: Sequence[RowT], lengths: Sequence[int]

@@ -1,20 +1,33 @@
-"""Interrupted equals uninterrupted; a slow store or an altered checkpoint ends no run."""
+"""Interrupted equals uninterrupted; stores that are slow, full or altered do not end a run."""
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from equilibrate_core.checkpoints import checkpoints_of
+from equilibrate_core import checkpoints as checkpoints_module
+from equilibrate_core import s3, s3_retries
+from equilibrate_core.checkpoint_store import LocalStore
+from equilibrate_core.checkpoints import Checkpoints, TrainingState, checkpoints_of
+from equilibrate_core.errors import Preempted, StorageError
+from equilibrate_core.lease import Lease
+from equilibrate_core.preemption import Preemption
+from equilibrate_core.s3_uris import is_s3, join_uri, parse_uri
+from equilibrate_core.training import Trainer
 from equilibrate_core.training_config import TrainingConfig
 from tests.components.scoring_fixtures import as_dataset, harm_pairs
 from tests.equilibrate_core.checkpoint_fixtures import newest, run_of, write_checkpoint
+from tests.equilibrate_core.test_training import Line
+from tests.equilibrate_core.test_training import settings as line_settings
+from tests.fault_proxy import fault_proxy
 
 pytest_plugins = ["tests.s3_store"]
 ROOT = Path(__file__).parents[2]
@@ -116,17 +129,126 @@ def test_a_store_slower_than_a_collective_may_be_ends_nothing(tmp_path: Path) ->
     assert resumed == trained  # tokens/s included: they were read, not trained again
 
 
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where checkpoints go."""
+    if request.param == "disk":
+        return str(tmp_path)
+    return f"{request.getfixturevalue('bucket')}/checkpoints"
+
+
+def alter(uri: str) -> None:
+    """Change content behind the back of whoever wrote it: an object keeps its stored digest."""
+    if not is_s3(uri):
+        Path(uri).write_text("altered")
+        return
+    where = {"Bucket": parse_uri(uri).bucket, "Key": parse_uri(uri).key}
+    written = s3.connect().head_object(**where)["Metadata"]
+    s3.connect().put_object(**where, Body=b"altered", Metadata=written)
+
+
+@pytest.mark.parametrize("file", ["file", "manifest.json"])
 def test_an_altered_checkpoint_is_passed_over_for_an_older_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: str, file: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with checkpoints_of(run_of(), TrainingConfig(checkpoint_uri=str(tmp_path))) as checkpoints:
+    monkeypatch.setattr(s3_retries, "FIRST_DELAY_S", 0.01)
+    with checkpoints_of(run_of(), TrainingConfig(checkpoint_uri=place)) as checkpoints:
         assert checkpoints is not None
         write_checkpoint(checkpoints, "step-1", step=1)
         write_checkpoint(checkpoints, "step-2", step=2)
         assert newest(checkpoints) == "step-2"
-        (Path(checkpoints.store.uri) / "step-2" / "file").write_text("altered")
+        alter(join_uri(checkpoints.store.uri, f"step-2/{file}"))
         assert newest(checkpoints) == "step-1"
-    assert "step-2: file is not as the manifest says; trying an older" in caplog.text
+        assert f"step-2/{file}" in caplog.text or "step-2: file is not as the" in caplog.text
+        assert "; trying an older checkpoint" in caplog.text
+        write_checkpoint(checkpoints, "step-3", step=3)
+        assert newest(checkpoints) == "step-3"
+
+
+def test_a_store_that_fails_to_answer_is_no_reason_to_take_an_older_checkpoint(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.s3_store import shared_store
+
+    monkeypatch.setattr(s3_retries, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with fault_proxy(shared_store().endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        settings = TrainingConfig(checkpoint_uri=f"{bucket}/checkpoints")
+        with checkpoints_of(run_of(), settings) as checkpoints:
+            assert checkpoints is not None
+            write_checkpoint(checkpoints, "step-1", step=1)
+            write_checkpoint(checkpoints, "step-2", step=2)
+            proxy.choose = lambda method, path: (
+                "503" if method == "GET" and "step-2/file" in path else ""
+            )
+            with pytest.raises(StorageError, match="step-2/file: the store cannot serve"):
+                newest(checkpoints)
+            proxy.choose = lambda method, path: ""
+            assert newest(checkpoints) == "step-2"
+
+
+class FullDisk(LocalStore):
+    """A folder without room for a checkpoint until some is made."""
+
+    has_room = False
+
+    def publish(self, draft: Path, name: str) -> None:
+        if not self.has_room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().publish(draft, name)
+
+
+def on_full_disk(folder: Path) -> tuple[FullDisk, Checkpoints, Trainer]:
+    store = FullDisk(str(folder))
+    settings = TrainingConfig(checkpoint_uri=str(folder), checkpoint_every_steps=2)
+    checkpoints = Checkpoints(store, {}, settings, Lease(store))
+    return store, checkpoints, Trainer(Line(), line_settings(), seed=0, checkpoints=checkpoints)
+
+
+def test_a_failed_save_is_tried_again_after_a_minute_or_as_long_as_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    store, checkpoints, trainer = on_full_disk(tmp_path)
+    monkeypatch.setattr(checkpoints_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    checkpoints._saved_at = clock[0]
+    assert checkpoints.due(2, 10)
+    assert not checkpoints.save(trainer.engine, TrainingState(step=2))
+    assert list(tmp_path.iterdir()) == []  # nothing fills the disk up further
+    clock[0] += 59
+    assert not checkpoints.due(3, 10)
+    assert checkpoints.due(10, 10)
+    clock[0] += 2
+    assert checkpoints.due(3, 10)
+
+    def slowly(engine: object, folder: Path) -> None:
+        clock[0] += 300
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "save_engine", slowly)
+        assert not checkpoints.save(trainer.engine, TrainingState(step=3))
+    clock[0] += 299
+    assert not checkpoints.due(4, 10)
+    clock[0] += 2
+    assert checkpoints.due(4, 10)
+    store.has_room = True
+    assert checkpoints.save(trainer.engine, TrainingState(step=4))
+    assert not checkpoints.due(5, 10)
+    assert checkpoints.due(6, 10)
+
+
+def test_a_run_that_is_told_to_stop_says_whether_it_could_save(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, _, trainer = on_full_disk(tmp_path)
+    told = Preemption(requested=True)
+    with pytest.raises(Preempted, match="after step 1 of 9, which could not be saved; the same"):
+        trainer._save_if_due(TrainingState(step=1), 9, told)
+    assert "checkpoint not saved: [Errno 28] No space left on device" in caplog.text
+    store.has_room = True
+    with pytest.raises(Preempted, match="after step 1 of 9, which is saved; the same command"):
+        trainer._save_if_due(TrainingState(step=1), 9, told)
 
 
 def test_resume_from_without_a_place_to_save_is_refused() -> None:
