@@ -37,11 +37,15 @@ class StorageError(UserError):
     """An object store refused or lost something: wrong key, secret, bucket or endpoint."""
 
 
+class AlteredError(StorageError):
+    """What a store holds is not what was written there; other objects may be sound."""
+
+
 class StageError(EquilibrateError):
     """A stage could not do its work although its inputs were sound."""
 
 
 class Preempted(EquilibrateError):
-    """Training was told to stop and saved what it had; the same command resumes it."""
+    """Training was told to stop; the same command goes on from its last checkpoint."""
 
     exit_code = 75  # EX_TEMPFAIL: try again later

@@ -15,7 +15,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
-from equilibrate_core.errors import StorageError
+from equilibrate_core.errors import AlteredError, StorageError
 from equilibrate_core.s3_retries import BROKEN_BODIES, AlteredContent
 
 DENIED = "access denied", "give this access key the right, or use another AWS_ACCESS_KEY_ID"
@@ -63,7 +63,7 @@ def storage_errors(uri: str) -> Generator[None]:
         ) from error
     except (AlteredContent, FlexibleChecksumError) as error:
         line = _one_line(error)
-        raise StorageError(line if line.startswith(uri) else f"{uri}: {line}") from error
+        raise AlteredError(line if line.startswith(uri) else f"{uri}: {line}") from error
     except BROKEN_BODIES as error:
         raise StorageError(
             f"{uri}: the transfer broke off every time ({_one_line(error)}); try again later"

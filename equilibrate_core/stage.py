@@ -74,7 +74,8 @@ def stage_main(
     metrics_path = arguments.pop("metrics")
     try:
         metrics = stage(load_config(arguments.pop("config"), config_type), **arguments)
-        if metrics_path is not None:
+        # One `metrics` for all processes of a node: its first speaks for all.
+        if metrics_path is not None and os.environ.get("LOCAL_RANK", "0") == "0":
             write_json(metrics_path, metrics)
     except Exception as error:
         if metrics_path is not None and isinstance(error, EquilibrateError):

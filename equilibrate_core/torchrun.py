@@ -15,7 +15,7 @@ from equilibrate_core.errors import StageError
 from equilibrate_core.stage import Metrics, raise_child_error
 
 SAVE_TIMEOUT_S = 3600
-"""Seconds that processes told to stop are given to save; the cluster's grace period ends sooner."""
+"""Seconds that processes told to stop are given to save; a pod's grace period may end sooner."""
 
 
 def run_torchrun(

@@ -26,6 +26,7 @@ from equilibrate_core.batch_plan import (
 )
 from equilibrate_core.checkpoints import Checkpoints, TrainingState
 from equilibrate_core.errors import DataError, Preempted, StageError
+from equilibrate_core.file_waits import file_group
 from equilibrate_core.models import device
 from equilibrate_core.preemption import Preemption, watch_for_preemption
 from equilibrate_core.progress import Progress
@@ -91,7 +92,7 @@ class Trainer(Generic[RowT]):
         of the steps before it first.
 
         Raises DataError without rows, StageError when a loss or gradient is not finite, and
-        Preempted, with a checkpoint saved, after a SIGTERM.
+        Preempted after a SIGTERM, with a checkpoint saved unless its store fails.
         """
         if not rows:
             raise DataError(f"{label}: no rows to train on; loosen the filters before this stage")
@@ -186,13 +187,15 @@ class Trainer(Generic[RowT]):
         agreed = torch.tensor(wishes, dtype=torch.float32, device=device())
         dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         preempted, due = (bool(wish) for wish in agreed)
-        if preempted or due:
-            self.checkpoints.save(self.engine, state)
+        saved = self.checkpoints.save(self.engine, state) if preempted or due else False
         if preempted:
-            raise Preempted(
-                f"told to stop after step {state.step} of {num_steps}, which is saved; the same "
-                "command goes on from there"
+            outcome = (
+                "which is saved; the same command goes on from there"
+                if saved
+                else "which could not be saved; the same command goes on from the checkpoint "
+                "before it, if there is one"
             )
+            raise Preempted(f"told to stop after step {state.step} of {num_steps}, {outcome}")
 
     def _step(
         self, step: int, num_steps: int, batch: Sequence[RowT], lengths: Sequence[int]
@@ -313,3 +316,4 @@ def _init_processes() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+    file_group()

@@ -1,5 +1,6 @@
 """Artifacts are whole or absent; readers notice every change; counts add up."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from equilibrate_core.artifacts import (
     read_manifest,
     verify_artifact,
     write_json,
+    write_text,
 )
 from equilibrate_core.errors import ArtifactError, StageError
 from equilibrate_core.records import LabelledPrompt, Message, Pair, Prompt, pair_id, prompt_id
@@ -151,6 +153,14 @@ def test_a_pair_refuses_blank_answers() -> None:
     fields = {"id": "1", "prompt_id": "p", "messages": MESSAGES, "dimension": "helpful"}
     with pytest.raises(ValueError, match="chosen"):
         Pair(**fields, chosen=" \n", rejected="x", source="s")
+
+
+def test_several_writers_of_one_file_do_not_take_it_from_each_other(tmp_path: Path) -> None:
+    texts = [f"writer {number}" for number in range(8)]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(lambda text: [write_text(tmp_path / "x", text) for _ in range(25)], texts))
+    assert (tmp_path / "x").read_text() in texts
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_json_refuses_nan(tmp_path: Path) -> None:

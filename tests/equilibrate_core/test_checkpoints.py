@@ -1,31 +1,43 @@
-"""Interrupted equals uninterrupted; checkpoints are whole or absent, and of this very run."""
+"""Interrupted equals uninterrupted; stores that are slow, full or altered do not end a run."""
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from equilibrate_core.artifacts import StageRun
-from equilibrate_core.checkpoint_store import open_store
-from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
-from equilibrate_core.errors import ConfigError
+from equilibrate_core import checkpoints as checkpoints_module
+from equilibrate_core import s3, s3_retries
+from equilibrate_core.checkpoint_store import LocalStore
+from equilibrate_core.checkpoints import Checkpoints, TrainingState, checkpoints_of
+from equilibrate_core.errors import Preempted, StorageError
+from equilibrate_core.lease import Lease
+from equilibrate_core.preemption import Preemption
+from equilibrate_core.s3_uris import is_s3, join_uri, parse_uri
+from equilibrate_core.training import Trainer
 from equilibrate_core.training_config import TrainingConfig
 from tests.components.scoring_fixtures import as_dataset, harm_pairs
+from tests.equilibrate_core.checkpoint_fixtures import newest, run_of, write_checkpoint
+from tests.equilibrate_core.test_training import Line
+from tests.equilibrate_core.test_training import settings as line_settings
+from tests.fault_proxy import fault_proxy
 
 pytest_plugins = ["tests.s3_store"]
 ROOT = Path(__file__).parents[2]
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
 
 
-def run_program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"tests.equilibrate_core.{name}", *arguments]
+def run_program(
+    name: str, *arguments: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *launcher, f"tests.equilibrate_core.{name}", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -109,138 +121,136 @@ def test_sigterm_under_torchrun_saves_and_exits_with_75_and_the_next_run_goes_on
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
-def run_of(**changes: Any) -> StageRun:
-    fixed: dict[str, Any] = {
-        "stage": "train_scorer",
-        "config": {"kind": "cost", "training": {"epochs": 1, "checkpoint_keep": 2}},
-        "seed": 0,
-        "code_version": "code",
-        "inputs": {"pairs": "digest"},
-    }
-    return StageRun(**(fixed | changes))
+def test_a_store_slower_than_a_collective_may_be_ends_nothing(tmp_path: Path) -> None:
+    done = run_program("slow_store", str(tmp_path / "checkpoints"), launcher=TORCHRUN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    trained, resumed = json.loads((tmp_path / "logs.json").read_text())
+    assert [record["step"] for record in trained] == [1, 2, 3, 4, 5, 6]
+    assert resumed == trained  # tokens/s included: they were read, not trained again
 
 
-def prefix_of(tmp_path: Path, run: StageRun) -> str:
-    with checkpoints_of(run, TrainingConfig(checkpoint_uri=str(tmp_path))) as checkpoints:
-        assert checkpoints is not None
-        return checkpoints.store.uri
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where checkpoints go."""
+    if request.param == "disk":
+        return str(tmp_path)
+    return f"{request.getfixturevalue('bucket')}/checkpoints"
 
 
-def test_config_inputs_and_code_choose_the_prefix_and_checkpoint_settings_do_not(
-    tmp_path: Path,
-) -> None:
-    first = prefix_of(tmp_path, run_of())
-    others = [
-        run_of(config={"kind": "cost", "training": {"epochs": 2, "checkpoint_keep": 2}}),
-        run_of(inputs={"pairs": "other"}),
-        run_of(code_version="other"),
-        run_of(stage="train_policy"),
-    ]
-    assert len({first, *(prefix_of(tmp_path, run) for run in others)}) == 5
-    kept = run_of(config={"kind": "cost", "training": {"epochs": 1, "checkpoint_keep": 9}})
-    assert prefix_of(tmp_path, kept) == first
+def alter(uri: str) -> None:
+    """Change content behind the back of whoever wrote it: an object keeps its stored digest."""
+    if not is_s3(uri):
+        Path(uri).write_text("altered")
+        return
+    where = {"Bucket": parse_uri(uri).bucket, "Key": parse_uri(uri).key}
+    written = s3.connect().head_object(**where)["Metadata"]
+    s3.connect().put_object(**where, Body=b"altered", Metadata=written)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"inputs": {"pairs": "other"}}, "inputs.pairs was 'digest' there and is 'other' here"),
-        ({"code_version": "new"}, "code was 'code' there and is 'new' here"),
-        (
-            {"config": {"kind": "cost", "training": {"epochs": 3}}},
-            "config.training.epochs was 1 there and is 3 here",
-        ),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused_in_one_line(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    with checkpoints_of(run_of(), TrainingConfig(checkpoint_uri=str(tmp_path))) as first:
-        assert first is not None
-        write_checkpoint(first, "step-1")
-    settings = TrainingConfig(
-        checkpoint_uri=str(tmp_path), checkpoint_resume_from=f"{first.store.uri}/step-1"
-    )
-    with (
-        checkpoints_of(run_of(**changes), settings) as other,
-        pytest.raises(ConfigError, match=message) as caught,
-    ):
-        assert other is not None
-        newest(other)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_checkpoint_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
-    settings = TrainingConfig(checkpoint_uri=str(tmp_path))
-    with checkpoints_of(run_of(), settings) as checkpoints:
-        assert checkpoints is not None
-        assert newest(checkpoints) is None
-        folder = write_checkpoint(checkpoints, "step-1")
-        assert newest(checkpoints) == str(folder)
-        (folder / "manifest.json").unlink()
-        assert newest(checkpoints) is None
-
-
+@pytest.mark.parametrize("file", ["file", "manifest.json"])
 def test_an_altered_checkpoint_is_passed_over_for_an_older_one(
+    place: str, file: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_retries, "FIRST_DELAY_S", 0.01)
+    with checkpoints_of(run_of(), TrainingConfig(checkpoint_uri=place)) as checkpoints:
+        assert checkpoints is not None
+        write_checkpoint(checkpoints, "step-1", step=1)
+        write_checkpoint(checkpoints, "step-2", step=2)
+        assert newest(checkpoints) == "step-2"
+        alter(join_uri(checkpoints.store.uri, f"step-2/{file}"))
+        assert newest(checkpoints) == "step-1"
+        assert f"step-2/{file}" in caplog.text or "step-2: file is not as the" in caplog.text
+        assert "; trying an older checkpoint" in caplog.text
+        write_checkpoint(checkpoints, "step-3", step=3)
+        assert newest(checkpoints) == "step-3"
+
+
+def test_a_store_that_fails_to_answer_is_no_reason_to_take_an_older_checkpoint(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.s3_store import shared_store
+
+    monkeypatch.setattr(s3_retries, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with fault_proxy(shared_store().endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        settings = TrainingConfig(checkpoint_uri=f"{bucket}/checkpoints")
+        with checkpoints_of(run_of(), settings) as checkpoints:
+            assert checkpoints is not None
+            write_checkpoint(checkpoints, "step-1", step=1)
+            write_checkpoint(checkpoints, "step-2", step=2)
+            proxy.choose = lambda method, path: (
+                "503" if method == "GET" and "step-2/file" in path else ""
+            )
+            with pytest.raises(StorageError, match="step-2/file: the store cannot serve"):
+                newest(checkpoints)
+            proxy.choose = lambda method, path: ""
+            assert newest(checkpoints) == "step-2"
+
+
+class FullDisk(LocalStore):
+    """A folder without room for a checkpoint until some is made."""
+
+    has_room = False
+
+    def publish(self, draft: Path, name: str) -> None:
+        if not self.has_room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().publish(draft, name)
+
+
+def on_full_disk(folder: Path) -> tuple[FullDisk, Checkpoints, Trainer]:
+    store = FullDisk(str(folder))
+    settings = TrainingConfig(checkpoint_uri=str(folder), checkpoint_every_steps=2)
+    checkpoints = Checkpoints(store, {}, settings, Lease(store))
+    return store, checkpoints, Trainer(Line(), line_settings(), seed=0, checkpoints=checkpoints)
+
+
+def test_a_failed_save_is_tried_again_after_a_minute_or_as_long_as_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    store, checkpoints, trainer = on_full_disk(tmp_path)
+    monkeypatch.setattr(checkpoints_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    checkpoints._saved_at = clock[0]
+    assert checkpoints.due(2, 10)
+    assert not checkpoints.save(trainer.engine, TrainingState(step=2))
+    assert list(tmp_path.iterdir()) == []  # nothing fills the disk up further
+    clock[0] += 59
+    assert not checkpoints.due(3, 10)
+    assert checkpoints.due(10, 10)
+    clock[0] += 2
+    assert checkpoints.due(3, 10)
+
+    def slowly(engine: object, folder: Path) -> None:
+        clock[0] += 300
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "save_engine", slowly)
+        assert not checkpoints.save(trainer.engine, TrainingState(step=3))
+    clock[0] += 299
+    assert not checkpoints.due(4, 10)
+    clock[0] += 2
+    assert checkpoints.due(4, 10)
+    store.has_room = True
+    assert checkpoints.save(trainer.engine, TrainingState(step=4))
+    assert not checkpoints.due(5, 10)
+    assert checkpoints.due(6, 10)
+
+
+def test_a_run_that_is_told_to_stop_says_whether_it_could_save(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with checkpoints_of(run_of(), TrainingConfig(checkpoint_uri=str(tmp_path))) as checkpoints:
-        assert checkpoints is not None
-        older = write_checkpoint(checkpoints, "step-1", step=1)
-        newer = write_checkpoint(checkpoints, "step-2", step=2)
-        assert newest(checkpoints) == str(newer)
-        (newer / "file").write_text("altered")
-        assert newest(checkpoints) == str(older)
-    assert "step-2: file is not as the manifest says; trying an older" in caplog.text
-
-
-def write_checkpoint(checkpoints: Checkpoints, name: str, *, step: int = 1) -> Path:
-    draft = checkpoints.store.draft(name)
-    (draft / "file").write_text(name)
-    checkpoints._publish(draft, name, step, {})
-    return Path(checkpoints.store.uri) / name
-
-
-def newest(checkpoints: Checkpoints) -> str | None:
-    with ExitStack() as stack:
-        found = checkpoints._newest(stack)
-        return None if found is None else found[-1]
+    store, _, trainer = on_full_disk(tmp_path)
+    told = Preemption(requested=True)
+    with pytest.raises(Preempted, match="after step 1 of 9, which could not be saved; the same"):
+        trainer._save_if_due(TrainingState(step=1), 9, told)
+    assert "checkpoint not saved: [Errno 28] No space left on device" in caplog.text
+    store.has_room = True
+    with pytest.raises(Preempted, match="after step 1 of 9, which is saved; the same command"):
+        trainer._save_if_due(TrainingState(step=1), 9, told)
 
 
 def test_resume_from_without_a_place_to_save_is_refused() -> None:
     with pytest.raises(ValueError, match="checkpoint_resume_from needs checkpoint_uri"):
         TrainingConfig(checkpoint_resume_from="x")
-
-
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    from equilibrate_core.checkpoints import _load_engine
-
-    class Evil:
-        def __reduce__(self) -> Any:
-            return (os.system, ("touch " + str(tmp_path / "ran"),))
-
-    (tmp_path / "engine").mkdir()
-    torch.save({"module": Evil()}, tmp_path / "engine" / "mp_rank_00_model_states.pt")
-    from equilibrate_core.training import Trainer
-    from tests.equilibrate_core.test_training import Line, settings
-
-    trainer: Trainer = Trainer(Line(), settings(), seed=0)
-    with pytest.raises(Exception, match="Weights only load failed"):
-        _load_engine(trainer.engine, tmp_path)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_s3_folders_are_whole_or_absent_and_go_manifest_first(bucket: str, tmp_path: Path) -> None:
-    store = open_store(f"{bucket}/some/prefix")
-    store.put_if_absent("lease.json", b"{}")
-    draft = store.draft("step-1")
-    (draft / "engine").mkdir()
-    (draft / "engine" / "weights").write_bytes(b"1" * 1000)
-    (draft / "manifest.json").write_text("{}")
-    store.publish(draft, "step-1")
-    assert not draft.exists()
-    assert store.folders() == ["step-1"]
-    with store.fetched("step-1") as folder:
-        assert (folder / "engine" / "weights").read_bytes() == b"1" * 1000
-    store.remove("step-1")
-    assert store.folders() == []

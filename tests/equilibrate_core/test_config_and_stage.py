@@ -85,6 +85,16 @@ def test_a_stage_runs_from_the_command_line(
     assert json.loads(capsys.readouterr().out) == {"stage": "toy", "metrics": {"copies": 3.0}}
 
 
+@pytest.mark.parametrize(("local_rank", "writes"), [("0", True), ("1", False), ("7", False)])
+def test_of_several_processes_the_first_of_the_node_writes_the_scalars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_rank: str, writes: bool
+) -> None:
+    monkeypatch.setenv("RANK", str(8 + int(local_rank)))  # of the second node
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert stage_main(toy, ToyConfig, arguments(tmp_path, 3)) == 0
+    assert (tmp_path / "m.json").exists() == writes
+
+
 @pytest.mark.parametrize(("number", "code"), [(0, 2), (13, 1), (14, 1)])
 def test_exit_codes_tell_a_users_mistake_from_a_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, code: int

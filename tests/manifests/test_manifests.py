@@ -65,6 +65,13 @@ def test_names_that_runs_rely_on_are_there(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_training_nodes_have_the_time_to_save_that_the_docs_tell(overlay: str) -> None:
+    seconds = trainer_pod(rendered(overlay))["terminationGracePeriodSeconds"]
+    told = (MANIFESTS.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    assert f"`terminationGracePeriodSeconds: {seconds}`" in told
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_manifest_carries_a_secret_value(overlay: str) -> None:
     assert [r for r in rendered(overlay) if r["kind"] == "Secret"] == []
 

@@ -1,0 +1,69 @@
+"""What a process of a training holds, as files: DeepSpeed's engine and the random state.
+
+Engine <-> `engine/` of a checkpoint's folder, in DeepSpeed's own files; they are loaded as tensors
+and a few named classes alone. Random state of every library <-> plain values and tensors.
+"""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
+
+from equilibrate_core.artifacts import remove
+
+ENGINE = "engine"
+DEEPSPEED_CLASSES: list[Any] = [LossScaler, ZeroStageEnum, fragment_address]
+"""What DeepSpeed's files hold besides tensors and plain values."""
+
+
+def save_engine(engine: Any, folder: Path) -> None:
+    """Add every process's part of the engine to a folder; all of them call it together."""
+    engine.save_checkpoint(
+        str(folder), tag=ENGINE, save_latest=False, exclude_frozen_parameters=True
+    )
+    if dist.get_rank() == 0:
+        for path in folder.glob("*.py"):  # scripts that DeepSpeed drops beside its files
+            remove(path)
+
+
+def load_engine(engine: Any, folder: Path) -> None:
+    """Load without executing what a pickle says: DeepSpeed itself would."""
+    all_trained = all(p.requires_grad for p in engine.module.parameters())
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        with torch.serialization.safe_globals(DEEPSPEED_CLASSES):
+            engine.load_checkpoint(
+                str(folder),
+                tag=ENGINE,
+                load_module_strict=all_trained,
+                load_lr_scheduler_states=False,
+            )
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+
+
+def random_state() -> dict[str, Any]:
+    """State of every random generator of this process."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, [int(key) for key in keys], *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put every random generator where `random_state` found it."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
