@@ -203,9 +203,7 @@ def rating_figure(rating: Rating) -> Figure:
 def above_base(rating: Rating) -> Delta:
     """A rating less the base's, which is fixed."""
     low, high = (None if end is None else end - ANCHOR_ELO for end in _ends(rating))
-    return Delta(
-        value=rating.elo - ANCHOR_ELO, low=low, high=high, num_items=rating.num_prompts
-    )
+    return Delta(value=rating.elo - ANCHOR_ELO, low=low, high=high, num_items=rating.num_prompts)
 
 
 def _ends(rating: Rating) -> tuple[float | None, float | None]:
