@@ -288,14 +288,14 @@ def _drawn_together(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Different matrices of single items or groups, shape (n, gold, given), and their numbers."""
     size, index = len(order), {name: position for position, name in enumerate(order)}
-    cells = [index[true] * size + index[given] for given, true in zip(labels, gold, strict=True)]
+    pairs = zip(labels, gold, strict=True)
+    cells = np.asarray([index[true] * size + index[given] for given, true in pairs])
     if groups is None:
         kinds, repeats = np.eye(size**2, dtype=np.int64), np.bincount(cells, minlength=size**2)
     else:
-        _, places = np.unique(np.asarray(groups), return_inverse=True)
-        tables = np.zeros((places.max() + 1, size**2), dtype=np.int64)
-        np.add.at(tables, (places, cells), 1)
-        kinds, repeats = np.unique(tables, axis=0, return_counts=True)
+        names, places = np.unique(np.asarray(groups), return_inverse=True)
+        counts = np.bincount(places * size**2 + cells, minlength=len(names) * size**2)
+        kinds, repeats = np.unique(counts.reshape(-1, size**2), axis=0, return_counts=True)
     return kinds.reshape(-1, size, size), np.asarray(repeats, dtype=np.int64)
 
 
