@@ -48,6 +48,7 @@ class Engine:
         self, *, pretrained: str, dtype: str, trust_remote_code: bool, tensor_parallel_size: int,
         batch_size: str | int, max_model_len: int | None, seed: int, load_format: str,
         max_num_seqs: int, gpu_memory_utilization: float,
+        chat_template_args: dict[str, Any],
     ) -> None:  # fmt: skip
         Engine.started = {"pretrained": pretrained, "tensor_parallel_size": tensor_parallel_size}
         self.model = SimpleNamespace(llm_engine=SimpleNamespace(engine_core=self))
