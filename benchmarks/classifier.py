@@ -19,8 +19,9 @@ from components.classify_prompts.classifier import predict, split_prompts, train
 from components.classify_prompts.config import ClassifierConfig, ClassifyPromptsConfig
 from components.classify_prompts.embedding import Embedder
 from components.classify_prompts.panel import ask_panel
+from equilibrate_core.agreement import Agreement, agreement
 from equilibrate_core.judge_ledger import Ledger
-from equilibrate_core.metrics import Agreement, Estimate, agreement
+from equilibrate_core.metrics import Estimate
 from equilibrate_core.records import CATEGORIES, Message, Prompt, prompt_id
 
 TO_CATEGORY = {"OTHER": "NONE", "No risk": "NONE"}

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from components.judge_responses.config import JudgeResponsesConfig
 from components.judge_responses.questions import QUESTIONS, JudgedKind
+from equilibrate_core.agreement import Agreement, agreement
 from equilibrate_core.config import load_config
 from equilibrate_core.errors import DataError, EquilibrateError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.judge import ask
-from equilibrate_core.metrics import Agreement, agreement, auc
+from equilibrate_core.metrics import auc
 from equilibrate_core.records import Message, digest
 from equilibrate_core.scorer import load_scorer, score_responses
 from equilibrate_core.stage import configure_logging, report_error

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from components.classify_prompts.config import ClassifyPromptsConfig
 from components.classify_prompts.panel import ask_panel, label
+from equilibrate_core.agreement import Agreement, agreement
 from equilibrate_core.artifacts import Counts, StageRun
 from equilibrate_core.judge_ledger import Ledger
-from equilibrate_core.metrics import Agreement, agreement
 from equilibrate_core.records import CATEGORIES, LabelledPrompt, Prompt
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset, write_dataset

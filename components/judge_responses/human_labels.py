@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from components.judge_responses.config import JudgeResponsesConfig
-from equilibrate_core.metrics import agreement, auc
+from equilibrate_core.agreement import agreement
+from equilibrate_core.metrics import auc
 from equilibrate_core.records import Generation, Pair, Verdict, digest, normalise_text
 
 CLASSES = ("Safe", "Unsafe")
