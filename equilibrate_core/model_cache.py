@@ -52,7 +52,7 @@ def unshelve(artifact: Path) -> Path:
         return shelf
     raise ArtifactError(
         f"{artifact / absent[0]}: missing, and {CACHE_VARIABLE} ({shelf or 'not set'}) does not "
-        "have the model either; run import_model again without its cache to fill the volume"
+        "have the model either; raise kubeflow.cache_epoch, so that import_model runs again"
     )
 
 

@@ -62,11 +62,14 @@ def run(
     from pipelines.local import run_locally
     from pipelines.run_config import load_run
     from pipelines.summary import print_summary
+    from pipelines.validation import local_store_gaps
 
     if runner not in ("subprocess", "docker"):
         raise ConfigError(f"--runner {runner}: choose subprocess or docker")
     run_config = load_run(config)
     typer.echo(f"equilibrate run {run_config.name}: {run_config.description}")
+    for line in local_store_gaps(run_config):
+        typer.echo(f"warning: {line}", err=True)
     outcome = run_locally(run_config, work_dir, runner)
     print_summary(outcome)
 
@@ -95,14 +98,13 @@ def validate(
 ) -> None:
     """Check a run file, and that its sources, model, secrets and endpoints can be used."""
     from pipelines.run_config import load_run
-    from pipelines.validation import check_run, gate_gaps
+    from pipelines.validation import check_run, gate_gaps, local_store_gaps
 
     run_config = load_run(config)
     typer.echo(f"{config}: valid run {run_config.name!r}")
-    for line in run_config.unmatched_processes:
+    gaps = [*gate_gaps(run_config), *local_store_gaps(run_config)]
+    for line in [*run_config.unmatched_processes, *gaps]:
         typer.echo(f"warning: {line}", err=True)
-    for line in gate_gaps(run_config):
-        typer.echo(line, err=True)
     if not offline:
         for line in check_run(run_config):
             typer.echo(f"  {line}")

@@ -167,10 +167,8 @@ def _init_kfp(config: RunConfig, runner: RunnerName, artifacts: Path, cache: Pat
     if runner == "docker":
         from pipelines.docker_runner import docker_runner
 
-        registry = config.publish_model.model_registry
-        keys = [judge.api_key_env for _, judge in config.judges]
-        keys += [registry.token_env] if registry else []
-        kfp_runner: Any = docker_runner(CHILDREN, named=tuple(filter(None, keys)))
+        keys = tuple(variable for _, variable in config.keys)
+        kfp_runner: Any = docker_runner(CHILDREN, named=keys)
     else:
         kfp_runner = local.SubprocessRunner(use_venv=False)
     local.init(

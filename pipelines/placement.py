@@ -117,7 +117,7 @@ def placer(config: KubeflowConfig, channels: Mapping[str, Any]) -> Place:
             _on_cluster(task, stage, config, values, image)
         else:
             task.set_container_image(image)
-        if config.max_retries:
+        if config.max_retries and channels:
             task.set_retry(
                 config.max_retries,
                 backoff_duration=f"{config.retry_backoff_s}s",

@@ -125,6 +125,14 @@ class RunConfig(Config):
         return [*own, ("judge_responses.judge", self.judge_responses.judge)]
 
     @property
+    def keys(self) -> list[tuple[str, str]]:
+        """Every variable that must hold a key, and where the run file names it."""
+        found = [(f"{where}.api_key_env", judge.api_key_env) for where, judge in self.judges]
+        if (registry := self.publish_model.model_registry) is not None:
+            found.append(("publish_model.model_registry.token_env", registry.token_env))
+        return [(where, variable) for where, variable in found if variable]
+
+    @property
     def assembly(self) -> AssembleDatasetConfig:
         """The section, its decontamination told where the run's benchmarks are."""
         section, uri = self.assemble_dataset, self.score_benchmarks.data_uri

@@ -73,7 +73,7 @@ def compile_run(config: RunConfig) -> Compiled:
 
     for where, key in keys_without_secret(config):
         log.warning(
-            "warning: %s.api_key_env: no task gets $%s; name the secret that has it: "
+            "warning: %s: no task gets $%s; name the secret that has it: "
             "kubeflow: {env_secrets: {%s: SECRET}}",
             where,
             key,
@@ -82,7 +82,7 @@ def compile_run(config: RunConfig) -> Compiled:
     for line in config.unmatched_processes:
         log.warning("warning: %s", line)
     for line in gate_gaps(config):
-        log.warning("%s", line)
+        log.warning("warning: %s", line)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="kfp")
         path = Path(folder) / "pipeline.yaml"
@@ -95,11 +95,10 @@ def compile_run(config: RunConfig) -> Compiled:
 
 
 def keys_without_secret(config: RunConfig) -> list[tuple[str, str]]:
-    """Judges that ask for a key, and the variable, where no secret brings it into the tasks."""
+    """Where the run file names a key, and its variable, that no secret brings into the tasks."""
     kubeflow = config.kubeflow
     given = {*kubeflow.env_secrets, *(kubeflow.secret_variables if kubeflow.s3_secret else ())}
-    asked = [(where, judge.api_key_env) for where, judge in config.judges if judge.api_key_env]
-    return [(where, key) for where, key in asked if key not in given]
+    return [(where, key) for where, key in config.keys if key not in given]
 
 
 def without_comments(text: str) -> str:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -10,6 +11,7 @@ from components.import_model.config import ImportModelConfig
 from components.resolve_inputs.stage import resolve_inputs
 from equilibrate_core.errors import ConfigError, ModelError
 from equilibrate_core.generator_config import GeneratorConfig
+from equilibrate_core.s3_uris import is_s3
 from equilibrate_core.small_model import small_model_file
 from pipelines.run_config import RunConfig
 from pipelines.sections import resolver_config
@@ -38,8 +40,25 @@ def gate_gaps(config: RunConfig) -> list[str]:
     if not missing:
         return []
     return [
-        f"warning: write_report.gate asks for nothing about {missing}: a policy is published "
+        f"write_report.gate asks for nothing about {missing}: a policy is published "
         "whatever it does there; set min_safety and max_over_refusal (see The gate in README.md)"
+    ]
+
+
+def local_store_gaps(config: RunConfig) -> list[str]:
+    """A warning for s3:// addresses that a run with a store of its own looks up on this machine."""
+    if not config.local.object_store:
+        return []
+    own = {urlsplit(uri).netloc for uri in config.local.upload}
+    resolver = resolver_config(config)
+    uris = [source.uri for source in resolver.sources] + list(resolver.uris)
+    uris += [config.publish_model.destination_uri, config.record_run.destination_uri]
+    others = [uri for uri in uris if is_s3(uri) and urlsplit(uri).netloc not in own]
+    if not others:
+        return []
+    return [
+        "local.object_store is on, so `equilibrate run` keeps every s3:// URI on this machine, also"
+        f" {', '.join(dict.fromkeys(others))}; set local: {{object_store: false}} for a real store"
     ]
 
 

@@ -29,7 +29,7 @@ def register_model(config: RegistryConfig, record: Mapping[str, Any]) -> dict[st
     The version is named by the digest, so that publishing the same policy again adds nothing.
     Raises StorageError when the registry refuses, ConfigError when the token's variable is unset.
     """
-    client = _Client(config.server_url.rstrip("/") + API, _token(config), config.timeout_s)
+    client = _Client(config.server_url.rstrip("/") + API, registry_token(config), config.timeout_s)
     digest = str(record["digest"])
     model = client.ensure("registered_model", {"name": record["name"]}, "registered_models", {})
     version = client.ensure(
@@ -111,13 +111,15 @@ def _said(error: HTTPError) -> str:
         return "(the answer broke off)"
 
 
-def _token(config: RegistryConfig) -> str | None:
+def registry_token(config: RegistryConfig) -> str | None:
+    """The token that the variable holds. Raises ConfigError when it is not set."""
     if config.token_env is None:
         return None
     token = os.environ.get(config.token_env)
     if not token:
         raise ConfigError(
-            f"model_registry.token_env: the variable {config.token_env} is not set here"
+            f"model_registry.token_env: the variable {config.token_env} is not set here; on a "
+            "cluster kubeflow.env_secrets names the secret that has it"
         )
     return token
 

@@ -21,7 +21,7 @@ from components.publish_model.documents import (
     publish_documents,
 )
 from components.publish_model.model_card import model_card
-from components.publish_model.registry import register_model
+from components.publish_model.registry import register_model, registry_token
 from equilibrate_core.artifacts import (
     MANIFEST,
     Manifest,
@@ -50,6 +50,8 @@ def publish_model(
         )
     destination = open_destination(config.destination_uri)
     if content["gate"]["passed"]:
+        if config.model_registry is not None:
+            registry_token(config.model_registry)  # what is missing must show before the upload
         record = _publish(config, destination, manifest, policy, report, content)
     else:
         record = _refuse(config, destination, manifest, content)

@@ -45,7 +45,14 @@ FREE: dict[str, frozenset[str]] = {
         "scorer_batch_size",
     },
     "benchmarks": frozenset(
-        {"batch_size", "gpu_memory_utilization", "cpu_kv_cache_gib", "program_memory_mb"}
+        {
+            "attempts",
+            "batch_size",
+            "tensor_parallel_size",
+            "gpu_memory_utilization",
+            "cpu_kv_cache_gib",
+            "program_memory_mb",
+        }
     ),
 }
 """Fields of each stage's config that may differ between models; any other must be equal."""

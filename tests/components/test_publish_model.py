@@ -442,3 +442,4 @@ def test_a_token_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     config = RegistryConfig(server_url="http://127.0.0.1:1", token_env="NO_TOKEN")
     with pytest.raises(ConfigError, match="NO_TOKEN is not set"):
         publish(tmp_path, str(tmp_path / "out"), registry=config)
+    assert not (tmp_path / "out").exists(), "a missing token shows before anything is uploaded"

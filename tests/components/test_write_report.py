@@ -368,6 +368,13 @@ def test_models_asked_or_judged_differently_are_refused(controlled, model, kind,
         controlled.run()
 
 
+def test_placement_and_repeats_of_benchmarks_may_differ(world):
+    once = {"attempts": 2, "tensor_parallel_size": 1, "batch_size": 8}
+    world.configs["base_benchmarks"] = once
+    world.configs["aligned_benchmarks"] = {**once, "attempts": 3, "tensor_parallel_size": 4}
+    world.run()
+
+
 def test_verdicts_of_another_judge_or_scorer_are_refused(world):
     world.inputs = {"aligned_verdicts": {"reward_model": "f" * 64}}
     with pytest.raises(DataError, match="aligned_verdicts: made with reward_model 'ffff"):

@@ -52,7 +52,7 @@ def test_without_a_volume_nothing_moves(artifact: Path, monkeypatch: pytest.Monk
 def test_an_emptied_volume_is_named_with_the_mend(artifact: Path, volume: Path) -> None:
     shelve(artifact)
     shutil.rmtree(volume)
-    with pytest.raises(ArtifactError, match="run import_model again without its cache"):
+    with pytest.raises(ArtifactError, match=r"raise kubeflow\.cache_epoch"):
         unshelve(artifact)
 
 

@@ -117,6 +117,32 @@ def test_validate_warns_of_a_gate_that_asks_nothing_about_safety(
     assert (said in capsys.readouterr().err) is warned
 
 
+@pytest.mark.parametrize(
+    ("uri", "is_on", "warned"),
+    [
+        ("s3://company/models", True, True),
+        ("s3://company/models", False, False),
+        ("s3://equilibrate/models", True, False),
+    ],
+)
+def test_validate_warns_of_buckets_that_the_store_on_this_machine_will_stand_in_for(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    uri: str,
+    is_on: bool,
+    warned: bool,
+) -> None:
+    values = yaml.safe_load(Path(LAPTOP).read_text())
+    values["publish_model"]["destination_uri"] = uri
+    values["local"]["object_store"] = is_on
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    path = str(tmp_path / "run.yaml")
+    assert call(monkeypatch, "validate", "--config", path, "--offline") == 0
+    said = f"every s3:// URI on this machine, also {uri}; set local: {{object_store: false}}"
+    assert (said in capsys.readouterr().err) is warned
+
+
 def test_report_prints_the_summary_and_the_page(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

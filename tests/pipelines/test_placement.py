@@ -244,6 +244,12 @@ def test_a_local_run_has_no_placement_parameters() -> None:
     assert names and all(name.endswith("_config") for name in names)
 
 
+def test_only_a_cluster_tries_a_task_again() -> None:
+    config = load_run(LAPTOP).model_copy(update={"kubeflow": KubeflowConfig(max_retries=2)})
+    assert "retry_policy" not in str(alignment_pipeline(config).pipeline_spec)
+    assert "retry_policy" in str(alignment_pipeline(config, cluster=True).pipeline_spec)
+
+
 def on_two_nodes(**kubeflow: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     values = RUN.model_dump(mode="json")
     values["train_policy"]["num_nodes"] = 2

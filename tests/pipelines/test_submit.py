@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from components.publish_model.config import PublishModelConfig
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator_config import GeneratorConfig
 from pipelines.cli import main
@@ -86,6 +87,16 @@ def test_key_of_a_judge_that_no_task_would_have_is_named(caplog: pytest.LogCaptu
     secrets = KubeflowConfig(env_secrets={"JUDGE_API_KEY": "equilibrate-judge"})
     compile_run(config.model_copy(update={"kubeflow": secrets}))
     assert "api_key_env" not in caplog.text
+
+
+def test_key_of_the_registry_that_no_task_would_have_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = {"server_url": "https://registry", "token_env": "REGISTRY_TOKEN"}
+    values = RUN.publish_model.model_dump() | {"model_registry": registry}
+    section = PublishModelConfig.model_validate(values)
+    compile_run(RUN.model_copy(update={"publish_model": section}))
+    assert "publish_model.model_registry.token_env: no task gets $REGISTRY_TOKEN" in caplog.text
 
 
 def test_a_gate_that_asks_nothing_about_safety_is_named_when_compiled(
