@@ -53,6 +53,7 @@ class EndpointGenerator:
         self.name = config.endpoint_model
         self.config = config
         self.key = _api_key(config)
+        self.may_use_model = False  # known once the server has answered anything
         # One line per request is noise among progress lines.
         for name in ("httpx", "httpx2"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -143,6 +144,7 @@ class EndpointGenerator:
                 async with asyncio.timeout(self.config.timeout_s):
                     # Raw, since the client would turn a broken body into objects of empty fields.
                     raw = await client.chat.completions.with_raw_response.create(**body)
+                self.may_use_model = True
                 return read_completion(raw.http_response.text, body)
             except BrokenAnswer as error:
                 problem = self._without_key(str(error))
@@ -153,6 +155,8 @@ class EndpointGenerator:
                     f"cannot connect to {self.config.endpoint_url}: {error.__cause__ or error}"
                 )
             except openai.APIStatusError as error:
+                if error.status_code == 403 and not self.may_use_model:
+                    self.may_use_model = await self._answers_a_greeting(client)
                 problem = self._refusal(error)
                 if error.status_code < 500 and error.status_code not in (408, 409, 429):
                     return failed(problem)
@@ -163,10 +167,22 @@ class EndpointGenerator:
                 await asyncio.sleep(max(asked_delay_s, backoff_s(attempt)))
         return failed(f"{problem} (after {self.config.max_retries + 1} attempts)")
 
+    async def _answers_a_greeting(self, client: openai.AsyncOpenAI) -> bool:
+        """Whether a 403 is about that row's text, which moderating gateways refuse alone."""
+        greeting = {"role": "user", "content": "Hello"}
+        body: dict[str, Any] = {"model": self.config.endpoint_model, "messages": [greeting]}
+        try:
+            await client.chat.completions.with_raw_response.create(**body, max_tokens=16)
+        except openai.APIStatusError as error:
+            return error.status_code not in FATAL
+        except openai.APIConnectionError:
+            return False
+        return True
+
     def _refusal(self, error: openai.APIStatusError) -> str:
         status = error.status_code
         where = f"{self.config.endpoint_url} (model {self.config.endpoint_model})"
-        if status in FATAL:
+        if status in FATAL and not (status == 403 and self.may_use_model):
             key = f"${self.config.api_key_env}" if self.config.api_key_env else "none configured"
             raise ConfigError(f"{where} answered {status}: {FATAL[status]}; API key: {key}")
         text = self._without_key(error.response.text.strip().replace("\n", " "))

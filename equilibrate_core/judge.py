@@ -32,6 +32,8 @@ class Judgement:
     share of the valid votes that agree with it, None with fewer than two."""
     votes: dict[str, int]
     """Valid votes by label."""
+    num_failed_votes: int
+    """Votes that gave no verdict."""
     error: str | None
     was_cut: bool
     """Whether a judged text was too long and lost its middle."""
@@ -49,8 +51,8 @@ def ask(
 ) -> list[Judgement]:
     """Judge every row; `label` names the work in the progress line, `judge` who is asked.
 
-    Answers that the ledger knows are not asked again. Raises StageError when more than
-    `config.max_unscored_share` stay unscored.
+    Answers that the ledger knows are not asked again. Raises StageError as soon as more than
+    `config.max_unscored_share` of the rows are unscored.
     """
     ballots = poll(generator, question, rows, config, label=label, judge=judge, ledger=ledger)
     return decide(question, ballots, config, label)
@@ -83,18 +85,19 @@ def count_votes(
             errors.append(str(error))
     votes = Counter(label for label, _ in valid.values())
     if not valid:
-        return Judgement(None, "", None, {}, errors[0], was_cut)
+        return Judgement(None, "", None, {}, len(errors), errors[0], was_cut)
     tied = [label for label, number in votes.items() if number == max(votes.values())]
     winner = tied[0]
     if len(tied) > 1:
         if 0 not in valid or valid[0][0] not in tied:
-            return Judgement(None, "", None, dict(votes), f"tied votes {dict(votes)}", was_cut)
+            tie = f"tied votes {dict(votes)}"
+            return Judgement(None, "", None, dict(votes), len(errors), tie, was_cut)
         winner = valid[0][0]
     rationale = next(reason for label, reason in valid.values() if label == winner)
     confidence = _confidence(question, [completions[index] for index in valid], winner)
     if confidence is None and len(valid) > 1:
         confidence = votes[winner] / len(valid)
-    return Judgement(winner, rationale, confidence, dict(votes), None, was_cut)
+    return Judgement(winner, rationale, confidence, dict(votes), len(errors), None, was_cut)
 
 
 def check_unscored(judgements: Sequence[Judgement], max_share: float, label: str) -> None:

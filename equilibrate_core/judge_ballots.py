@@ -5,11 +5,13 @@ Judged texts -> one ballot per row, its votes' completions in order, the greedy 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from equilibrate_core.completions import Completion, Generator
+from equilibrate_core.completions import Completion, Generator, OnAnswer
 from equilibrate_core.generator_config import Sampling
 from equilibrate_core.judge_confidence import CONTENT_FREE, calibrated, label_priors
 from equilibrate_core.judge_config import JudgeConfig
+from equilibrate_core.judge_failures import Failures
 from equilibrate_core.judge_ledger import Ledger, answer_key
 from equilibrate_core.judge_question import Parts, Question, render, verdict_schema
 from equilibrate_core.progress import Progress
@@ -37,8 +39,12 @@ def poll(
     judge: str = "",
     ledger: Ledger | None = None,
 ) -> list[Ballot]:
-    """Every row's votes by one judge, shard by shard; see `judge.ask`."""
+    """Every row's votes by one judge, shard by shard; see `judge.ask`.
+
+    Raises StageError as soon as the judge leaves more rows unscored than the config allows.
+    """
     booth = Booth(generator, question, config, judge, ledger)
+    failures = Failures(question, config, len(rows), label=label, judge=judge)
     ballots: list[Ballot] = []
     priors: dict[str, float] | None = None
     with Progress(label, total=len(rows) * config.votes, unit="verdict") as progress:
@@ -52,7 +58,10 @@ def poll(
             shard = rows[start : start + config.shard_size]
             fitted = [fit_prompt(generator, question, parts, config) for parts in shard]
             asked = [message for message, _ in fitted]
-            votes = [booth.answers(asked, vote, progress) for vote in range(config.votes)]
+            votes = [
+                booth.answers(asked, vote, progress, partial(failures.see, start, vote))
+                for vote in range(config.votes)
+            ]
             for (_, was_cut), given in zip(fitted, zip(*votes, strict=True), strict=True):
                 if priors:
                     given = tuple(calibrated(completion, priors) for completion in given)
@@ -71,9 +80,13 @@ class Booth:
     ledger: Ledger | None
 
     def answers(
-        self, messages: Sequence[Message], vote: int, progress: Progress | None
+        self,
+        messages: Sequence[Message],
+        vote: int,
+        progress: Progress | None,
+        heard: OnAnswer | None = None,
     ) -> list[Completion]:
-        """The answers to `messages`, in order."""
+        """The answers to `messages`, in order; `heard` is told each, new ones as they come too."""
         config = self.config
         sampling = Sampling(
             temperature=config.temperature if vote else 0.0,
@@ -90,6 +103,14 @@ class Booth:
         # A text that occurs twice is asked once.
         first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in known}
         missing = sorted(first.values())
+        keep = self.ledger.record([keys[row] for row in missing]) if self.ledger else None
+
+        def on_answer(index: int, completion: Completion) -> None:
+            if keep:
+                keep(index, completion)
+            if heard:
+                heard(missing[index], completion)
+
         if progress:
             progress.skip(len(messages) - len(missing))
         given = self.generator.generate(
@@ -98,10 +119,14 @@ class Booth:
             schema=schema,
             choices=choices,
             on_done=progress.advance if progress else None,
-            on_answer=self.ledger.record([keys[row] for row in missing]) if self.ledger else None,
+            on_answer=on_answer,
         )
         new = dict(zip([keys[row] for row in missing], given, strict=True))
-        return [new[key] if key in new else known[key] for key in keys]
+        answers = [new[key] if key in new else known[key] for key in keys]
+        if heard:  # known, repeated and unasked rows
+            for row, completion in enumerate(answers):
+                heard(row, completion)
+        return answers
 
 
 def fit_prompt(

@@ -39,7 +39,8 @@ class JudgeConfig(StageConfig):
     max_text_chars: int = Field(default=6000, ge=200)
     """Characters kept of each judged text; longer ones are cut in the middle and counted."""
     max_unscored_share: float = Field(default=0.05, ge=0, le=1)
-    """Share of questions without a valid verdict above which the stage fails."""
+    """Share of questions without a valid verdict above which the stage fails, as soon as one judge
+    or all of them together leave so many."""
 
     @model_validator(mode="after")
     def _calibration_has_its_log_probs(self) -> "JudgeConfig":

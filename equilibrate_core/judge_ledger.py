@@ -5,6 +5,7 @@ models or rows are therefore asked anew, and row order or shards do not matter.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from equilibrate_core.completions import Completion
 from equilibrate_core.records import digest
 
 ANSWERS = "answers.jsonl"
+logger = logging.getLogger(__name__)
 OnAnswer = Callable[[int, Completion], None]
 
 
@@ -60,9 +62,7 @@ class Ledger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file:
-            self._file.close()
-            self._file = None
+        self._close()
 
     def record(self, keys: Sequence[str]) -> OnAnswer:
         """A function that keeps the answer to `keys[row]`; failed ones are not kept."""
@@ -77,8 +77,20 @@ class Ledger:
         return keep
 
     def discard(self) -> None:
-        """Remove the folder: its answers are part of a finished artifact now."""
-        remove(self.folder)
+        """Remove the folder: its answers are part of a finished artifact now.
+
+        That artifact is safe, so a folder that cannot be removed is no failure.
+        """
+        self._close()  # NFS keeps a removed file in its folder while it is open
+        try:
+            remove(self.folder)
+        except OSError as error:
+            logger.warning("%s cannot be removed, remove it by hand: %s", self.folder, error)
+
+    def _close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
 
 
 def answer_key(judge: str, text: str, asked: dict[str, Any]) -> str:

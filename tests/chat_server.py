@@ -36,6 +36,8 @@ class ChatServer:
     url: str = ""
     most_in_flight: int = 0
     finish_reason: str = "stop"
+    refused: str | None = None
+    """A message that a moderating gateway refuses."""
     logprobs: Callable[[str], list[dict[str, Any]]] = lambda text: []
     delay_s: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -92,6 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(400, {"error": {"message": f"unknown fields {unknown}"}})
         elif problem := _format_problem(body):
             self._send(400, {"error": {"message": problem}})
+        elif body["messages"][-1]["content"] == state.refused:
+            self._send(403, {"error": {"message": "the input was flagged"}})
         elif fault == "hang":
             time.sleep(1.0)
             self.close_connection = True

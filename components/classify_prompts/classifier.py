@@ -46,7 +46,8 @@ def split_prompts(prompts: Sequence[Prompt], config: ClassifierConfig, *, seed: 
     wants_gold = config.seed_labels == "gold"
     learnable = [row for row in (gold if wants_gold else order) if row not in measuring]
     chosen = learnable[: config.seed_size]
-    held_out = [row for row in gold if row not in set(chosen)]
+    learned_from = set(chosen)
+    held_out = [row for row in gold if row not in learned_from]
     return Split(tuple(sorted(chosen)), tuple(sorted(held_out)))
 
 

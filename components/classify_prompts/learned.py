@@ -12,6 +12,7 @@ from components.classify_prompts.classifier import predict, seed_labels, split_p
 from components.classify_prompts.config import ClassifyPromptsConfig
 from components.classify_prompts.embedding import Embedder, chunks
 from components.classify_prompts.panel import ask_panel, label
+from equilibrate_core.judge import Judgement
 from equilibrate_core.judge_ledger import Ledger
 from equilibrate_core.progress import Progress
 from equilibrate_core.records import LabelledPrompt, Prompt
@@ -30,6 +31,8 @@ class Learned:
     """Seed prompts with a label: the head learned from these."""
     num_cut: int
     """Seed prompts too long for the LLM judge."""
+    num_failed_votes: int
+    """Votes of LLM judges that gave no verdict."""
     training_s: float
     """Seconds to embed the seed and train the head."""
 
@@ -41,9 +44,9 @@ def learn_and_label(
     model_digest: str,
     ledger: Ledger,
 ) -> Learned:
-    """Label every prompt; seed prompts keep the label the head learned from."""
+    """Label every prompt; seed prompts keep the label the head learned from, if they got one."""
     split = split_prompts(prompts, config.classifier, seed=config.seed)
-    done, num_cut = _label_seed(config, prompts, split.seed, judge_model, model_digest, ledger)
+    done, judged = _label_seed(config, prompts, split.seed, judge_model, model_digest, ledger)
     rows, labels = seed_labels({row: p.category for row, p in done.items()}, split.seed)
     started = time.monotonic()
     embedder = Embedder(judge_model, config.classifier)
@@ -52,7 +55,7 @@ def learn_and_label(
     training_s = time.monotonic() - started
     judge = f"classifier on {len(rows)} {config.classifier.seed_labels} labels, model "
     judge += model_digest[:12]
-    rest = [row for row in range(len(prompts)) if row not in done]
+    rest = [row for row in range(len(prompts)) if row not in done or not done[row].category]
     with Progress("classify_prompts, classifier", total=len(rest), unit="prompt") as progress:
         for chunk in chunks(len(rest), ROWS_PER_CHUNK):
             mine = [rest[i] for i in chunk]
@@ -62,7 +65,9 @@ def learn_and_label(
             progress.advance(len(mine))
     labelled = [done[row] for row in range(len(prompts))]
     held_out = [labelled[row] for row in split.held_out]
-    return Learned(labelled, held_out, len(rows), num_cut, training_s)
+    num_cut = sum(judgement.was_cut for judgement in judged)
+    num_failed_votes = sum(judgement.num_failed_votes for judgement in judged)
+    return Learned(labelled, held_out, len(rows), num_cut, num_failed_votes, training_s)
 
 
 def _label_seed(
@@ -72,8 +77,8 @@ def _label_seed(
     judge_model: Path,
     model_digest: str,
     ledger: Ledger,
-) -> tuple[dict[int, LabelledPrompt], int]:
-    """The seed's prompts with their labels by row, and how many were cut for the judge."""
+) -> tuple[dict[int, LabelledPrompt], list[Judgement]]:
+    """The seed's prompts with their labels by row, and what LLM judges made of them, if asked."""
     if config.classifier.seed_labels == "gold":
         return {
             row: LabelledPrompt(
@@ -86,11 +91,11 @@ def _label_seed(
                 judge="gold label",
             )
             for row in seed
-        }, 0
+        }, []
     panel = ask_panel(config, [prompts[row] for row in seed], judge_model, model_digest, ledger)
     judged = zip(seed, panel.judgements, strict=True)
     done = {row: label(prompts[row], judgement, panel.judge) for row, judgement in judged}
-    return done, sum(judgement.was_cut for judgement in panel.judgements)
+    return done, panel.judgements
 
 
 def _learned(prompt: Prompt, category: str, probability: float, judge: str) -> LabelledPrompt:

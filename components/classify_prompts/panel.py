@@ -38,7 +38,10 @@ def ask_panel(
     model_digest: str,
     ledger: Ledger,
 ) -> Panel:
-    """Put every prompt to every judge. Raises StageError when too many stay unscored."""
+    """Put every prompt to every judge.
+
+    Raises StageError when too many stay unscored, be it by a single judge.
+    """
     question = QUESTIONS[config.prompt]
     parts = [{"REQUEST": prompt.messages} for prompt in prompts]
     polls: list[list[Ballot]] = []

@@ -31,6 +31,7 @@ def classify_prompts(
             result = learn_and_label(config, rows, judge_model, run.inputs["judge_model"], ledger)
             labelled, measured, num_cut = result.labelled, result.held_out, result.num_cut
             extra: Metrics = {"num_seed": result.num_seed}
+            num_failed_votes = result.num_failed_votes
         else:
             panel = ask_panel(config, rows, judge_model, run.inputs["judge_model"], ledger)
             labelled = [
@@ -39,9 +40,11 @@ def classify_prompts(
             ]
             measured, num_cut = labelled, sum(j.was_cut for j in panel.judgements)
             extra = {}
+            num_failed_votes = sum(j.num_failed_votes for j in panel.judgements)
         found = gold_agreement(measured, seed=config.seed)
         missed = sum(p.gold_category is not None and p.category is None for p in measured)
-        metrics = {**summarise(labelled, num_cut, found), "num_gold_unscored": missed, **extra}
+        extra |= {"num_gold_unscored": missed, "num_failed_votes": num_failed_votes}
+        metrics = {**summarise(labelled, num_cut, found), **extra}
         _write(run, labelled_prompts, labelled, metrics, found)
         ledger.discard()
     return metrics

@@ -89,6 +89,25 @@ def test_a_classifier_learns_from_the_llm_judges_labels_of_a_seed(
     assert sum(row.rationale == "r" for row in labelled) == 20
 
 
+def test_seed_prompts_that_the_llm_judge_failed_on_are_given_to_the_head(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(prompt: str, _: object) -> str | Exception:
+        if len(generator.asked) == 1:
+            return RuntimeError("answered 500")
+        judged = prompt.rsplit("<<<REQUEST", 1)[1]
+        return f'{{"rationale": "r", "category": "{"IHD" if "bbb" in judged else "MHD"}"}}'
+
+    generator = FakeGenerator(judge)
+    monkeypatch.setattr(panel, "open_generator", opener(generator))
+    rows = made_up(60, gold=False)
+    metrics, labelled = label(rows, model, tmp_path, seed_labels="llm", seed_size=20)
+    assert (metrics["num_seed"], metrics["num_failed_votes"]) == (19, 1)
+    assert metrics["num_unscored"] == 0
+    expected = ["IHD" if "bbb" in row.messages[0].content else "MHD" for row in labelled]
+    assert [row.category for row in labelled] == expected
+
+
 def test_no_prompt_is_on_both_sides_and_order_does_not_matter() -> None:
     rows = made_up(50)
     split = split_prompts(rows, CONFIG, seed=0)

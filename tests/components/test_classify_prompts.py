@@ -119,7 +119,7 @@ def test_an_unscored_row_without_a_gold_label_is_no_missing_gold_row(classify: C
 
 
 def test_too_many_unscored_rows_leave_no_artifact(classify: Callable, prompts: Path) -> None:
-    with pytest.raises(StageError, match="2 of 5 rows are unscored"):
+    with pytest.raises(StageError, match="1 of 5 rows are unscored"):
         classify({n: c for n, c in RIGHT.items() if n not in ("alpha", "beta")})
     assert not (prompts.parent / "labelled").exists()
 
@@ -267,6 +267,32 @@ def test_several_judges_pool_their_votes(prompts: Path, judge_model: Path, tmp_p
     assert rows[0].votes == {"EHD": 1, "MHD": 2}
     assert rows[0].confidence == pytest.approx(2 / 3)
     assert rows[0].judge == "one + two + three / category_v1"
+
+
+def test_a_judge_of_a_panel_that_never_answers_is_named(
+    prompts: Path, judge_model: Path, tmp_path: Path
+) -> None:
+    with (
+        chat_server(key=None, model="one") as one,
+        chat_server(key=None, model="two", answer=lambda body: "I cannot say") as two,
+    ):
+        first, second = (
+            {"backend": "endpoint", "endpoint_url": server.url, "endpoint_model": server.model}
+            for server in (one, two)
+        )
+
+        def classify(share: float) -> dict[str, float]:
+            config = ClassifyPromptsConfig.model_validate(
+                {"judge": first, "other_judges": [second], "max_unscored_share": share}
+            )
+            return classify_prompts(
+                config, prompts=prompts, judge_model=judge_model, labelled_prompts=tmp_path / "out"
+            )
+
+        with pytest.raises(StageError, match=r"unscored by two.* last failure: .*I cannot say"):
+            classify(0.9)
+        metrics = classify(1.0)
+    assert (metrics["num_failed_votes"], metrics["num_unscored"]) == (5, 0)
 
 
 def test_a_judge_that_is_named_twice_is_refused() -> None:

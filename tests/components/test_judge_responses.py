@@ -278,7 +278,7 @@ def test_a_failed_judgement_is_unscored_never_safe(judge: Callable) -> None:
     assert (failed.label, failed.status, failed.error) == (None, "unscored", "answered 500")
     assert metrics["safety_unscored_share"] == 0.5
     assert metrics["num_safety_Safe"] == 1
-    with pytest.raises(StageError, match="safety: 1 of 2 rows are unscored"):
+    with pytest.raises(StageError, match="safety: 1 of 2 rows are unscored by"):
         judge(answers, max_unscored_share=0.4)
 
 
@@ -421,12 +421,12 @@ def test_questions_say_what_their_labels_mean() -> None:
 def test_a_second_attempt_asks_only_what_the_first_did_not_learn(
     judge: Callable, tmp_path: Path
 ) -> None:
-    answers = {**ANSWERS, "harm": "break it"}
+    answers = {**ANSWERS, "harm two": "break it"}
     with pytest.raises(StageError, match="unscored"):
         judge(answers, max_unscored_share=0.1)
     assert (tmp_path / ".verdicts.progress").is_dir()
     _, rows, generator = judge(answers, max_unscored_share=0.5)
     assert ["break" in part(text, "ANSWER") for text in generator.asked[:1]] == [True]
     assert len([text for text in generator.asked if field_of(text) == "safety"]) == 1
-    assert judged(rows, "safety") == {"base-harm": None, "base-harm two": "Safe"}
+    assert judged(rows, "safety") == {"base-harm": "Unsafe", "base-harm two": None}
     assert not (tmp_path / ".verdicts.progress").exists()

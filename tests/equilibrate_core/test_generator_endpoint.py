@@ -122,7 +122,7 @@ def test_a_refused_request_is_not_retried() -> None:
     ("change", "problem"),
     [
         ({"key": "another"}, "answered 401: the key is missing or wrong; API key: \\$JUDGE_KEY"),
-        ({"faults": ["403"]}, "answered 403"),
+        ({"faults": ["403"] * 16}, "answered 403: the key may not use this model"),
         ({"model": "another"}, "answered 404: there is no such path or model"),
     ],
 )
@@ -131,6 +131,16 @@ def test_a_wrong_key_or_model_ends_the_run_with_one_line(change: dict, problem: 
         ask(config_for(server), *[str(i) for i in range(8)])
     assert "\n" not in str(caught.value)
     assert "secret-key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("texts", [("flagged", "fine"), ("fine", "flagged"), ("flagged",)])
+def test_a_text_that_a_gateway_refuses_with_403_fails_its_row_only(texts: tuple[str, ...]) -> None:
+    """Wherever it stands: a restart may begin with it, or have nothing else left to ask."""
+    with chat_server(refused="flagged") as server:
+        completions = ask(config_for(server, concurrency=1), *texts)
+    found = dict(zip(texts, completions, strict=True))
+    assert "answered 403: " in (found.pop("flagged").error or "")
+    assert [c.text for c in found.values()] == ["echo: fine"] * len(found)
 
 
 def test_a_key_that_the_server_repeats_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:

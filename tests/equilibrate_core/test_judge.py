@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from equilibrate_core.chat import encode_prompt
 from equilibrate_core.completions import Completion, failed
 from equilibrate_core.errors import StageError
+from equilibrate_core.generator_config import Sampling
 from equilibrate_core.judge import ask, count_votes
 from equilibrate_core.judge_config import JudgeConfig
 from equilibrate_core.judge_question import Question, read_verdict, render, verdict_schema
@@ -316,8 +317,41 @@ def test_too_many_unscored_rows_stop_the_stage_and_say_why() -> None:
     config = CONFIG.model_copy(update={"max_unscored_share": 0.25})
     rows = ["bad", "ok", "ok", "ok"]
     assert ask_about(FakeGenerator(answer), *rows, config=config)[0].label is None
-    with pytest.raises(StageError, match=r"2 of 4 rows are unscored.*2 x answered 503"):
+    with pytest.raises(StageError, match=r"2 of 4 rows are unscored.*last failure: answered 503"):
         ask_about(FakeGenerator(answer), *["bad", *rows[:3]], config=config)
+
+
+def test_too_many_ties_stop_the_stage() -> None:
+    def torn(text: str, sampling: Sampling) -> str | Exception:
+        if sampling.temperature == 0:
+            return RuntimeError("answered 503")
+        return verdict("Red" if sampling.seed == 1 else "Blue")
+
+    config = CONFIG.model_copy(update={"votes": 3, "max_unscored_share": 0.5})
+    with pytest.raises(StageError, match=r"2 of 2 rows are unscored.*2 x tied votes"):
+        ask_about(FakeGenerator(torn), "x", "y", config=config)
+
+
+def test_a_judge_that_dies_is_not_asked_for_every_row_that_is_left() -> None:
+    def dies(text: str, _: object) -> str | Exception:
+        return verdict("Red") if len(generator.asked) <= 10 else RuntimeError("cannot connect")
+
+    generator = FakeGenerator(dies)
+    config = CONFIG.model_copy(update={"max_unscored_share": 0.05})
+    with pytest.raises(StageError, match=r"6 of 100 .* last failure: cannot connect"):
+        ask_about(generator, *map(str, range(100)), config=config)
+    assert len(generator.asked) == 16
+
+
+def test_a_row_with_one_valid_vote_is_no_failure_and_its_failed_votes_are_told() -> None:
+    def greedy_fails(text: str, sampling: Sampling) -> str:
+        return verdict("Red") if sampling.temperature else "no JSON"
+
+    config = CONFIG.model_copy(update={"votes": 3, "max_unscored_share": 0.0, "shard_size": 2})
+    judgements = ask_about(FakeGenerator(greedy_fails), *"aabc", config=config)
+    assert [(j.label, j.num_failed_votes) for j in judgements] == [("Red", 1)] * 4
+    with pytest.raises(StageError, match="1 of 4 rows are unscored"):
+        ask_about(FakeGenerator(lambda text, _: "no JSON"), *"aabc", config=config)
 
 
 def test_no_rows_are_no_failure() -> None:

@@ -1,7 +1,13 @@
+import errno
 import json
+import logging
+import shutil
 from pathlib import Path
 
+import pytest
+
 from equilibrate_core.completions import Completion, failed
+from equilibrate_core.errors import StageError
 from equilibrate_core.generator_config import GeneratorConfig
 from equilibrate_core.judge import ask
 from equilibrate_core.judge_config import JudgeConfig
@@ -102,6 +108,60 @@ def test_a_finished_ledger_leaves_no_folder(tmp_path: Path) -> None:
         assert ledger.folder == tmp_path / ".labelled.progress"
         ledger.discard()
     assert not ledger.folder.exists()
+
+
+def test_the_answers_are_closed_before_they_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS renames an open file when it is removed, and its folder then is not empty."""
+    with Ledger(tmp_path / "ledger") as ledger:
+        held = ledger._file
+        assert held is not None
+        rmtree = shutil.rmtree
+
+        def as_on_nfs(path: Path) -> None:
+            if not held.closed:
+                raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+            rmtree(path)
+
+        monkeypatch.setattr(shutil, "rmtree", as_on_nfs)
+        ledger.discard()
+    assert not ledger.folder.exists()
+
+
+def test_a_ledger_that_cannot_be_removed_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def busy(path: Path) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+
+    with Ledger(tmp_path / "ledger") as ledger:
+        monkeypatch.setattr(shutil, "rmtree", busy)
+        with caplog.at_level(logging.WARNING):
+            ledger.discard()
+    assert str(ledger.folder) in caplog.text
+    assert "busy" in caplog.text
+
+
+def test_what_a_judge_answered_before_it_was_given_up_is_not_asked_again(tmp_path: Path) -> None:
+    def dies(text: str, _: object) -> str | Exception:
+        return "Red" if len(dying.asked) <= 2 else RuntimeError("cannot connect")
+
+    dying, healthy = FakeGenerator(dies), red()
+    with Ledger(tmp_path) as ledger, pytest.raises(StageError, match=r"by j,.*cannot connect"):
+        ask_with(ledger, dying, *"abcdefgh", max_unscored_share=0.1)
+    with Ledger(tmp_path) as ledger:
+        ask_with(ledger, healthy, *"abcdefgh", max_unscored_share=0.1)
+    assert (len(dying.asked), len(healthy.asked)) == (3, 6)
+
+
+def test_known_answers_that_are_no_verdicts_count_as_failures(tmp_path: Path) -> None:
+    nonsense = FakeGenerator(lambda text, _: "Purple")
+    with Ledger(tmp_path) as ledger:
+        ask_with(ledger, nonsense, "a", "b")
+    with Ledger(tmp_path) as ledger, pytest.raises(StageError, match="Purple"):
+        ask_with(ledger, nonsense, *"abcdefgh", max_unscored_share=0.2)
+    assert len(nonsense.asked) == 2
 
 
 def test_stages_on_one_volume_keep_out_of_each_others_answers(tmp_path: Path) -> None:
