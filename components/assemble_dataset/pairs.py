@@ -38,6 +38,7 @@ def read_pairs(artifact: Path) -> pl.DataFrame:
         *(pl.when(last.str.contains(p)).then(pl.lit(name)) for name, p in SCRIPTS.items()),
         pl.lit("other"),
     )
+    first_user_turn = _user_turns().list.first()
     return (
         pl.scan_parquet(dataset_files(artifact), row_index_name="position")
         .select(
@@ -46,8 +47,9 @@ def read_pairs(artifact: Path) -> pl.DataFrame:
             "prompt_id",
             "dimension",
             "source",
-            first=_identity("chosen").hash(),
-            second=_identity("rejected").hash(),
+            root=pl.coalesce(_identity(first_user_turn), "prompt_id").hash(),
+            first=_identity(pl.col("chosen")).hash(),
+            second=_identity(pl.col("rejected")).hash(),
             content=pl.struct(*CONTENT).hash(),
             chosen_chars=pl.col("chosen").str.len_chars(),
             rejected_chars=pl.col("rejected").str.len_chars(),
@@ -98,6 +100,12 @@ def _rows(artifact: Path, part: pl.DataFrame) -> pa.Table:
     return table.set_column(index, table.schema.field(index), category)
 
 
-def _identity(name: str) -> pl.Expr:
+def _user_turns() -> pl.Expr:
+    turn = pl.element().struct
+    is_user = turn.field("role") == "user"
+    return pl.col("messages").list.eval(turn.field("content").filter(is_user))
+
+
+def _identity(text: pl.Expr) -> pl.Expr:
     """Text as it counts for identity: outer and repeated white space folded, case kept."""
-    return pl.col(name).str.replace_all(r"\s+", " ").str.strip_chars()
+    return text.str.replace_all(r"\s+", " ").str.strip_chars()

@@ -1,7 +1,8 @@
 """FDC's choices as pure functions on frames: who gets which prompt, what fills the quotas.
 
 Frames hold one row per pair: position (in the input), id, prompt_id, dimension, source, category,
-first and second (hashes of the normalised answers), content (hash of all texts and flags).
+root (hash of the first user turn), first and second (hashes of the normalised answers), content
+(hash of all texts and flags).
 Everything depends on ids and the seed alone, never on the order of the input.
 """
 
@@ -18,17 +19,28 @@ from equilibrate_core.records import HARM_CATEGORIES
 UNLABELLED = "unlabelled"
 
 
-def split_prompts(prompt_ids: pl.Series, config: AssembleDatasetConfig) -> pl.DataFrame:
-    """prompt_id and part (scorer, eval or train) of every prompt, in the configured shares."""
-    ordered = shuffled(prompt_ids.unique(), f"{config.seed}:split")
-    num_scorer = ceil(config.scorer_share * len(ordered))
-    num_eval = ceil(config.eval_share * len(ordered))
-    place = pl.int_range(pl.len())
-    part = pl.when(place < num_scorer).then(pl.lit("scorer"))
-    part = part.when(place < num_scorer + num_eval).then(pl.lit("eval")).otherwise(pl.lit("train"))
-    return pl.DataFrame({"prompt_id": ordered}, schema={"prompt_id": pl.String}).with_columns(
-        part=part
+def split_prompts(pairs: pl.DataFrame, config: AssembleDatasetConfig) -> pl.DataFrame:
+    """prompt_id and part (scorer, eval or train) of every prompt, in about the configured shares.
+
+    Conversations with the same root may continue one another, and hold what others have for
+    answers: they go to one part. A part may exceed its share by less than one such family.
+    """
+    prompts = pairs.group_by("prompt_id").agg(pl.col("root").min())
+    prompts = prompts.select("prompt_id", family=pl.col("prompt_id").min().over("root"))
+    order = shuffled(prompts["family"].unique(), f"{config.seed}:split")
+    families = (
+        pl.DataFrame({"family": order}, schema={"family": pl.String})
+        .with_row_index("place")
+        .join(prompts.group_by("family").agg(size=pl.len().cast(pl.Int64)), on="family")
+        .sort("place")
+        .with_columns(before=pl.col("size").cum_sum() - pl.col("size"))
     )
+    is_scorer = pl.col("before") < ceil(config.scorer_share * len(prompts))
+    num_scorer = families.filter(is_scorer)["size"].sum()
+    is_eval = pl.col("before") < num_scorer + ceil(config.eval_share * len(prompts))
+    part = pl.when(is_scorer).then(pl.lit("scorer")).when(is_eval).then(pl.lit("eval"))
+    families = families.select("family", part=part.otherwise(pl.lit("train")))
+    return prompts.join(families, on="family").select("prompt_id", "part")
 
 
 def each_once(pairs: pl.DataFrame, counts: Counts) -> pl.DataFrame:

@@ -98,7 +98,7 @@ def _free_prompts(prompts: pl.DataFrame, rows: pl.DataFrame) -> str:
 def _split(
     config: AssembleDatasetConfig, pairs: pl.DataFrame, counts: Counts
 ) -> dict[str, pl.DataFrame]:
-    placed = pairs.join(split_prompts(pairs["prompt_id"], config), on="prompt_id").sort("id")
+    placed = pairs.join(split_prompts(pairs, config), on="prompt_id").sort("id")
     parts = {
         name: placed.filter(pl.col("part") == name).drop("part")
         for name in ("scorer", "train", "eval")

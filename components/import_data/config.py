@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from equilibrate_core.config import Config, StageConfig
 from equilibrate_core.records import Category, Dimension
@@ -69,6 +69,13 @@ class Source(Config):
     split: str = "train"
     """Split of an hf:// dataset."""
 
+    @field_validator("name")
+    @classmethod
+    def _name_is_no_path(cls, name: str) -> str:
+        if name in (".", ".."):
+            raise ValueError(f"{name!r} means a folder; give the source a name of letters")
+        return name
+
     @model_validator(mode="after")
     def _scheme_is_known(self) -> Self:
         scheme, separator, _ = self.uri.partition("://")
@@ -90,6 +97,9 @@ class ImportDataConfig(StageConfig):
 
     sources: tuple[Source, ...]
     """The sources; their order decides the order of the rows."""
+    max_quarantined_share: float = Field(default=0.5, ge=0, le=1)
+    """A source with a greater share of unusable rows stops the stage: its layout is another one
+    than its adapter's, or has changed. 1 never stops."""
 
     @model_validator(mode="after")
     def _sources_are_told_apart(self) -> Self:

@@ -40,6 +40,12 @@ def pair_ids(
     return _digests(pl.DataFrame(parts), pl.format('["{}","{}","{}","{}"]', "p", "c", "r", "d"))
 
 
+def answer_keys(prompts: list[str], answers: pl.Series) -> list[int]:
+    """A number for each answer to a prompt: the same for the same normalised text, in one run."""
+    parts = pl.DataFrame({"prompt": prompts, "answer": identity(answers)})
+    return parts.select(pl.concat_str("prompt", "answer").hash()).to_series().to_list()
+
+
 def _digests(parts: pl.DataFrame, text: pl.Expr) -> list[str]:
     """As `records.digest`: the first 24 hex digits; of nothing where a part is null."""
     texts = parts.select(text.fill_null("").cast(pl.Binary)).to_series().to_list()

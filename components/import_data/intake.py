@@ -1,16 +1,19 @@
 """Takes blocks of rows in: sets the bad ones aside and counts what became of each row."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.import_data.adapters import ADAPTERS
 from components.import_data.blocks import Block, one_line
 from components.import_data.config import Source
+from components.import_data.identities import answer_keys
 from components.import_data.ledgers import (
     CONFLICTING_PREFERENCE,
     Flags,
@@ -19,14 +22,17 @@ from components.import_data.ledgers import (
     PromptLedger,
 )
 from components.import_data.mapped_rows import PROMPTS, MappedRows
-from components.import_data.rows import QuarantinedRow, RawRow, parsed, quarantined
+from components.import_data.rows import QuarantinedRow, RawRow, file_of, parsed, quarantined
 from components.import_data.spool import Spool, TableSpool
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.records import Prompt
 from equilibrate_core.tables import arrow_schema
 
+SIDES = ("chosen", "rejected")
 FLAGS = ("chosen_is_safe", "rejected_is_safe")
 PROMPT_SCHEMA = arrow_schema(Prompt)
+MAX_REASONS = 1000
+"""Different reasons counted for a source; they may quote what the rows hold."""
 
 
 @dataclass
@@ -42,18 +48,20 @@ class Intake:
     """Input rows by what became of their prompt."""
     pair_counts: Counts = field(default_factory=Counts)
     """Pairs, plus the quarantined rows of sources that hold pairs."""
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)
+    """Why rows of a source were quarantined, and how often."""
 
     def __post_init__(self) -> None:
         self.prompts = PromptLedger()
         self.pairs = PairLedger()
-        self._ids: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._ids: dict[tuple[str, str, str], tuple[str, ...]] = {}
 
     def take(self, source: Source, block: Block) -> None:
         """Take in a block of a source's rows."""
         self.sources.setdefault(source.name, Counts()).read += len(block.rows)
         self.prompt_counts.read += len(block.rows)
         problems = dict(block.problems)
-        new_prompts, new_pairs = self._enter(source.name, block.mapped, problems)
+        new_prompts, new_pairs = self._enter(source.name, block, problems)
         self.prompt_counts.kept += sum(new_prompts)
         if not block.mapped.pairs.num_rows:
             self.sources[source.name].kept += sum(new_prompts)  # pairs: see `settled_pairs`
@@ -74,6 +82,7 @@ class Intake:
 
     def settled_pairs(self) -> Iterator[pa.Table]:
         """All pairs that are kept; exhaust it before reading any count."""
+        self.pairs.find_disputed(self._doubtful_pairs())
         for table in self.pair_spool:
             table, is_kept = self._settle(table)
             rows = table["row"].to_numpy()
@@ -99,9 +108,10 @@ class Intake:
         return total
 
     def _enter(
-        self, source: str, mapped: MappedRows, problems: dict[int, str]
+        self, source: str, block: Block, problems: dict[int, str]
     ) -> tuple[list[bool], list[bool]]:
         """Which prompts and pairs of a block are new; rows that turn out bad join `problems`."""
+        mapped = block.mapped
         ids = mapped.prompts["id"].to_pylist()
         pairs = _pairs(mapped)
         has_own_ids = any(each is not None for each in mapped.source_ids)
@@ -111,10 +121,11 @@ class Intake:
             return [True] * len(ids), [True] * mapped.pairs.num_rows
         new_prompts: list[bool] = []
         new_pairs: list[bool] = []
+        origin = source, file_of(block.rows)
         by_row = _by_row(mapped, pairs)
         rows = zip(mapped.places, ids, mapped.source_ids, mapped.labels, by_row, strict=True)
         for place, prompt, own_id, labels, own_pairs in rows:
-            if self._is_taken(source, own_id, (prompt, *(pair for pair, _ in own_pairs))):
+            if self._is_taken(origin, own_id, (prompt, *(pair for pair, _ in own_pairs))):
                 problems[place] = one_line(f"duplicate id {own_id!r} with other content")
                 new_prompts.append(False)
                 new_pairs += [False] * len(own_pairs)
@@ -131,11 +142,16 @@ class Intake:
                 self.sources[source].drop(reason)
         return new_prompts, new_pairs
 
-    def _is_taken(self, source: str, own_id: str | None, content: tuple[str, ...]) -> bool:
-        """Whether another row of the source has the same id of its own and other content."""
+    def _is_taken(
+        self, origin: tuple[str, str], own_id: str | None, content: tuple[str, ...]
+    ) -> bool:
+        """Whether another row of the source's file has the same own id and other content.
+
+        Per file: the shards of a folder often count from 0 each.
+        """
         if own_id is None:
             return False
-        return self._ids.setdefault((source, own_id), content) != content
+        return self._ids.setdefault((*origin, own_id), content) != content
 
     def _drop_pairs(self, reasons: list[str | None]) -> str | None:
         """Count a row's pairs that are dropped; why the row is, if none of its pairs is left."""
@@ -145,30 +161,41 @@ class Intake:
         return None if None in reasons else reasons[0]
 
     def _settle(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
-        """A block's pairs with all that is known of them now, and which of them are kept.
-
-        Only what came more than once can have changed, and then its prompt did too.
-        """
+        """A block's pairs with all that is known of them now, and which of them are kept."""
         is_kept = np.ones(table.num_rows, dtype=bool)
-        repeated = self.prompts.repeated
-        doubtful = [
-            i for i, prompt in enumerate(table["prompt_id"].to_pylist()) if prompt in repeated
-        ]
+        doubtful = self._doubtful(table)
         if not doubtful:
             return table, is_kept
         flags = [table[name].to_pylist() for name in FLAGS]
-        for i, pair in zip(doubtful, table.take(doubtful).to_pylist(), strict=True):
+        part = table.take(doubtful)
+        for i, pair, answers in zip(doubtful, part.to_pylist(), _answers(part), strict=True):
             sides = (pair["prompt_id"], pair["chosen"], pair["rejected"], pair["dimension"])
             is_kept[i] = not self.pairs.is_contradicted(*sides)
-            flags[0][i], flags[1][i] = self.pairs.settled(pair["id"])
+            flags[0][i], flags[1][i] = self.pairs.settled(pair["id"], answers)
         for name, values in zip(FLAGS, flags, strict=True):
             place = table.schema.get_field_index(name)
             table = table.set_column(place, table.schema.field(place), pa.array(values, pa.bool_()))
         return table, is_kept
 
+    def _doubtful(self, table: pa.Table) -> list[int]:
+        """Places of the pairs that others may say something of: those of repeated prompts."""
+        repeated = self.prompts.repeated
+        if not repeated:
+            return []
+        return [i for i, prompt in enumerate(table["prompt_id"].to_pylist()) if prompt in repeated]
+
+    def _doubtful_pairs(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        for table in self.pair_spool:
+            if doubtful := self._doubtful(table):
+                part = table.take(doubtful)
+                yield from zip(part["id"].to_pylist(), _answers(part), strict=True)
+
     def _set_aside(self, source: Source, row: RawRow, reason: str) -> None:
         bad = quarantined(source.name, row, reason)
         self.quarantine_spool.append(bad.model_dump())
+        reasons = self.reasons.setdefault(source.name, Counter())
+        if bad.reason in reasons or len(reasons) < MAX_REASONS:
+            reasons[bad.reason] += 1
         self.sources[source.name].quarantined += 1
         self.prompt_counts.quarantined += 1
         if ADAPTERS[source.adapter].is_pairs:
@@ -181,6 +208,14 @@ def _pairs(mapped: MappedRows) -> list[tuple[str, Flags]]:
     chosen, rejected = (mapped.pairs[name].to_pylist() for name in FLAGS)
     flags = zip(chosen, rejected, strict=True)
     return list(zip(mapped.pairs["id"].to_pylist(), flags, strict=True))
+
+
+def _answers(pairs: pa.Table) -> Iterator[tuple[int, int]]:
+    """Keys of each pair's chosen and rejected answer."""
+    prompts = pairs["prompt_id"].to_pylist()
+    texts = (pl.Series(pairs[side].to_pylist(), dtype=pl.String) for side in SIDES)
+    chosen, rejected = (answer_keys(prompts, each) for each in texts)
+    return zip(chosen, rejected, strict=True)
 
 
 def _by_row(

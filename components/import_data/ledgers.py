@@ -9,11 +9,17 @@ Reasons for dropping a row, each counted:
   (`is_harmful_disputed`): it stays out of training like all of its suite, and out of evaluation.
 - conflicting_preference: the same two answers are preferred both ways along one dimension; all
   rows of both orders go.
+
+No row goes for a disputed answer: one that is safe by one pair and unsafe by another pair of its
+prompt. Its safety flag is None in every pair that holds it.
 """
 
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+
+import numpy as np
 
 from equilibrate_core.records import HARM_DISPUTED, Prompt, pair_id
 
@@ -134,10 +140,15 @@ class PromptLedger:
 
 
 class PairLedger:
-    """Which pairs were seen, by their ids, and what is known of their safety."""
+    """Which pairs were seen, by their ids, and what is known of the safety of their answers.
+
+    An answer's pairs testify whatever their dimension and source, those that are dropped too. Only
+    the disputed answers are held for good: two numbers a pair are, while they are looked for.
+    """
 
     def __init__(self) -> None:
         self._flags: dict[str, tuple[Any, Any]] = {}
+        self._disputed: set[int] = set()
 
     def add_new(self, pairs: Iterable[tuple[str, Flags]]) -> None:
         """Enter pairs of prompts that never came before."""
@@ -154,10 +165,28 @@ class PairLedger:
         contradicts = _contradicts(merged[0], flags[0]) or _contradicts(merged[1], flags[1])
         return CONFLICTING_LABEL if contradicts else EXACT_DUPLICATE
 
-    def settled(self, pair: str) -> Flags:
-        """What is known of a pair's safety, disputed flags as None."""
-        chosen, rejected = self._flags[pair]
-        return _settle(chosen), _settle(rejected)
+    def find_disputed(self, pairs: Iterable[tuple[str, tuple[int, int]]]) -> None:
+        """Compare what pairs say of their answers: each pair's id, and its answers' keys."""
+        safe, unsafe = array("Q"), array("Q")
+        for pair, answers in pairs:
+            for answer, flag in zip(answers, self._flags[pair], strict=True):
+                if flag in (True, DISPUTED):
+                    safe.append(answer)
+                if flag in (False, DISPUTED):
+                    unsafe.append(answer)
+        self._disputed = set(np.intersect1d(safe, unsafe).tolist())
+
+    def num_disputed(self) -> int:
+        """Answers that are safe in one pair and unsafe in another of the same prompt."""
+        return len(self._disputed)
+
+    def settled(self, pair: str, answers: tuple[int, int]) -> Flags:
+        """What is known of a pair's safety, disputed flags as None; needs `find_disputed`."""
+        chosen, rejected = (
+            None if answer in self._disputed else _settle(flag)
+            for answer, flag in zip(answers, self._flags[pair], strict=True)
+        )
+        return chosen, rejected
 
     def is_contradicted(self, prompt: str, chosen: str, rejected: str, dimension: str) -> bool:
         """Whether the two answers are also preferred the other way round."""

@@ -15,6 +15,7 @@ ROWS_PER_BLOCK = 16384
 BYTES_PER_BLOCK = 4 * 2**20
 RAW_CHARS = 2000
 _SURROGATE = re.compile("[\ud800-\udfff]")  # how undecodable bytes are read
+_PLACE = re.compile(r"(:\d+|\[\d+\])$")
 
 
 class QuarantinedRow(Record):
@@ -106,6 +107,11 @@ def in_blocks(rows: Iterable[RawRow]) -> Generator[Rows]:
             block, num_chars = [], 0
     if block:
         yield block
+
+
+def file_of(rows: Rows) -> str:
+    """Name of the file (or hub dataset) that a block's rows come from."""
+    return rows.file if isinstance(rows, JsonLines) else _PLACE.sub("", rows[0].location)
 
 
 def first_rows(blocks: Generator[Rows], number: int) -> Generator[Rows]:

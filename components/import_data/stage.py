@@ -23,6 +23,7 @@ from components.import_data.rows import QuarantinedRow
 from components.import_data.sources import Digests, combined_digest, read_source
 from components.import_data.spool import Spool, TableSpool
 from equilibrate_core.artifacts import Counts
+from equilibrate_core.errors import DataError
 from equilibrate_core.records import Pair, Prompt
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import write_dataset, write_tables
@@ -37,18 +38,23 @@ def import_data(
 
     Rows keep the order of the sources and of the rows in them. Every pair's prompt is also a
     prompt, and stays one when the pair is dropped. What is dropped and why: see `ledgers`. Raises
-    DataError or StorageError for a source that cannot be read at all.
+    DataError or StorageError for a source that cannot be read at all, DataError for one with more
+    unusable rows than `max_quarantined_share`.
     """
     run = start_stage("import_data", config)
-    with TemporaryDirectory(prefix="import_data-") as folder, _without_cycle_search():
-        scratch = Path(folder)
+    with TemporaryDirectory(prefix="import_data-") as name, _without_cycle_search():
+        scratch = Path(name)
         with (
             TableSpool(scratch / "prompts", PROMPTS) as first_seen,
             TableSpool(scratch / "pairs", PAIRS) as held,
             Spool(scratch / "quarantine") as bad,
         ):
             intake = Intake(first_seen, held, bad)
-            files = {s.name: _take_source(intake, s, scratch / s.name) for s in config.sources}
+            files: dict[str, Digests] = {}
+            for index, source in enumerate(config.sources):
+                folder = scratch / "sources" / str(index)
+                files[source.name] = _take_source(intake, source, folder)
+                _check_quarantined(intake, source, config.max_quarantined_share)
             run = replace(run, inputs={name: combined_digest(each) for name, each in files.items()})
             set_aside = Counts(read=len(bad), kept=len(bad))
             write_dataset(run, quarantine, QuarantinedRow, intake.quarantine(), counts=set_aside)
@@ -63,6 +69,8 @@ def import_data(
             metrics = _metrics(intake, num_pairs)
             if disputed := intake.prompts.num_disputed():
                 log.warning("%d evaluation prompts with disputed is_harmful are left out", disputed)
+            if disputed := intake.pairs.num_disputed():
+                log.warning("%d answers are safe in one pair and unsafe in another", disputed)
             write_tables(
                 run,
                 prompts,
@@ -106,6 +114,19 @@ def _take_source(intake: Intake, source: Source, scratch: Path) -> Digests:
     return digests
 
 
+def _check_quarantined(intake: Intake, source: Source, max_share: float) -> None:
+    counts = intake.sources[source.name]
+    if counts.quarantined <= max_share * counts.read:
+        return
+    ((reason, number),) = intake.reasons[source.name].most_common(1)
+    raise DataError(
+        f"{source.name}: {counts.quarantined} of {counts.read} rows "
+        f"({counts.quarantined / counts.read:.1%}) of {source.uri} cannot be used, {number} of "
+        f"them because: {reason:.200}; check that the adapter {source.adapter!r} (and fields) fits "
+        f"the columns, or raise max_quarantined_share {max_share:g}"
+    )
+
+
 def _metrics(intake: Intake, num_pairs: int) -> Metrics:
     total = intake.total()
     total.check()
@@ -119,6 +140,7 @@ def _metrics(intake: Intake, num_pairs: int) -> Metrics:
         "evaluation_prompts": float(intake.prompts.num_in_suites()),
         "disputed_evaluation_prompts": float(intake.prompts.num_disputed()),
         "pairs": float(num_pairs),
+        "disputed_answers": float(intake.pairs.num_disputed()),
     }
 
 

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
-from components.assemble_dataset.selection import in_one_order, stratified
+from components.assemble_dataset.pairs import read_pairs
+from components.assemble_dataset.selection import in_one_order, split_prompts, stratified
 from components.assemble_dataset.shingling import jaccard, normalised
 from components.assemble_dataset.stage import assemble_dataset
 from equilibrate_core import tables
@@ -100,6 +101,42 @@ def test_the_three_outputs_share_no_prompt(tmp_path: Path) -> None:
     assert not sets[0] & sets[1]
     assert not sets[0] & sets[2]
     assert not sets[1] & sets[2]
+
+
+def conversations(number: int, turns: int) -> list[Pair]:
+    """So many conversations, each as the prompts that it was after every answer."""
+    pairs = []
+    for i in range(number):
+        messages = [Message(role="system", content="Be kind.")] * (i % 2)
+        for turn in range(turns):
+            text = f"why {turn}" if turn else f"question {i}"
+            messages = [*messages, Message(role="user", content=text)]
+            values = {"messages": tuple(messages), "prompt_id": prompt_id(messages)}
+            pair = make_pair(text, f"answer {turn}", f"other {turn}")
+            pairs.append(pair.model_copy(update=values | {"id": f"{i}.{turn}"}))
+            messages = [*messages, Message(role="assistant", content=f"other {turn}")]
+    return pairs
+
+
+def test_conversations_that_continue_one_another_share_a_part(tmp_path: Path) -> None:
+    rows = read_pairs(as_dataset(tmp_path / "pairs", conversations(50, turns=4)))
+    config = AssembleDatasetConfig(scorer_share=0.3, eval_share=0.1)
+    parts = rows.join(split_prompts(rows, config), on="prompt_id")
+    family = pl.col("id").str.split(".").list.first()
+    assert parts.group_by(family).agg(pl.col("part").n_unique())["part"].to_list() == [1] * 50
+    sizes = dict(parts["part"].value_counts().iter_rows())
+    assert sizes == {"scorer": 60, "eval": 20, "train": 120}  # 15, 5 and 30 whole conversations
+    backwards = split_prompts(rows.reverse(), config).sort("prompt_id")
+    assert backwards.equals(split_prompts(rows, config).sort("prompt_id"))
+
+
+def test_a_large_family_takes_no_place_of_the_held_out_prompts(tmp_path: Path) -> None:
+    pairs = conversations(1, turns=30) + conversations(21, turns=1)[1:]
+    rows = read_pairs(as_dataset(tmp_path / "pairs", pairs))
+    for seed in range(20):
+        config = AssembleDatasetConfig(scorer_share=0.2, eval_share=0.1, seed=seed)
+        sizes = dict(split_prompts(rows, config)["part"].value_counts().iter_rows())
+        assert sizes["scorer"] >= 10 and sizes["eval"] >= 5 and sum(sizes.values()) == 50
 
 
 def test_the_order_of_the_input_does_not_matter(tmp_path: Path) -> None:

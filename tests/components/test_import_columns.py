@@ -22,7 +22,8 @@ from components.import_data.rows import JsonLine, RawRow
 from components.import_data.stage import import_data
 from equilibrate_core.artifacts import read_manifest
 from equilibrate_core.config import parse_config
-from equilibrate_core.records import Message, pair_id, prompt_id
+from equilibrate_core.records import Message, Pair, pair_id, prompt_id
+from equilibrate_core.tables import read_dataset
 from tests.components.test_import_malformed import GOOD, OUTPUTS, lines
 
 BY_ROWS = {"pku_saferlhf_full", "hh_rlhf", "dpo_demo", "wildchat"}
@@ -48,7 +49,9 @@ texts = st.text(max_size=12) | st.sampled_from(ODD_TEXTS)
 
 def artifacts(folder, sources):
     """Manifests of an import, without what differs from run to run."""
-    config = parse_config({"sources": sources}, ImportDataConfig, "test")
+    config = parse_config(
+        {"sources": sources, "max_quarantined_share": 1}, ImportDataConfig, "test"
+    )
     import_data(config, **{name: folder / name for name in OUTPUTS})
     manifests = {name: read_manifest(folder / name) for name in OUTPUTS}
     return {
@@ -190,6 +193,22 @@ def test_settings_of_a_source_are_the_same_on_both_paths(tmp_path, monkeypatch, 
     source = {"name": "s", "uri": str(path), **options}
     by_columns, by_rows = both_ways(tmp_path, monkeypatch, [source])
     assert by_columns == by_rows
+
+
+def test_disputed_answers_are_the_same_on_both_paths(tmp_path, monkeypatch):
+    rows = [{"response": answers, "prompt": "p"} for answers in (["a", "b"], ["b ", "c"])]
+    rows += [{"response": ["d", "b"], "prompt": "p"}, {"response": ["x", "b"], "prompt": "q"}]
+    path = written(tmp_path / "in", "\n".join(map(json.dumps, rows)).encode())
+    source = {"name": "s", "uri": str(path), "adapter": "pku_saferlhf"}
+    by_columns, by_rows = both_ways(tmp_path, monkeypatch, [source])
+    assert by_columns == by_rows
+    pairs = read_dataset(tmp_path / "rows" / "pairs", Pair)
+    assert [(pair.chosen_is_safe, pair.rejected_is_safe) for pair in pairs] == [
+        (True, None),
+        (None, False),
+        (True, None),
+        (True, False),
+    ]
 
 
 def left_to_rows(adapter, rows):

@@ -33,8 +33,8 @@ ROWS = [{"prompt": "one", "category": "EHD"}, {"prompt": "two\nlines, ü", "cate
 class Imported:
     """What one run of the stage left."""
 
-    def __init__(self, folder, *sources):
-        config = parse_config({"sources": list(sources)}, ImportDataConfig, "test")
+    def __init__(self, folder, *sources, **settings):
+        config = parse_config({"sources": list(sources), **settings}, ImportDataConfig, "test")
         outputs = {name: folder / name for name in ("prompts", "pairs", "quarantine")}
         self.metrics = import_data(config, **outputs)
         self.prompts = read_dataset(outputs["prompts"], Prompt)
@@ -50,8 +50,8 @@ class Imported:
 
 @pytest.fixture
 def run(tmp_path):
-    def run(*sources):
-        return Imported(tmp_path / "out", *sources)
+    def run(*sources, **settings):
+        return Imported(tmp_path / "out", *sources, **settings)
 
     return run
 
@@ -175,7 +175,8 @@ def test_a_question_mark_in_the_config_makes_no_required_field_optional(run, tmp
 
 def test_bad_pairs_go_to_quarantine(run, tmp_path):
     rows = [pair_row(), pair_row(chosen="same", rejected=" same"), pair_row(rejected="")]
-    result = run(source(prompts_file(tmp_path / "x.jsonl", *rows), "pairs"))
+    path = prompts_file(tmp_path / "x.jsonl", *rows)
+    result = run(source(path, "pairs"), max_quarantined_share=1)
     assert [bad.reason for bad in result.quarantine] == [
         "chosen and rejected are the same answer",
         "field 'rejected' is empty",
@@ -189,6 +190,17 @@ def test_id_given_to_two_rows_with_other_content_quarantines_the_second(run, tmp
     result = run(source(prompts_file(tmp_path / "x.jsonl", *rows)))
     assert [bad.reason for bad in result.quarantine] == ["duplicate id '7' with other content"]
     assert result.sources["s"]["counts"]["dropped"] == {"exact_duplicate": 1}
+
+
+@pytest.mark.parametrize("write_shard", [jsonl, parquet])
+def test_the_same_id_in_two_files_of_a_folder_is_no_duplicate(run, tmp_path, write_shard):
+    suffix = write_shard.__name__
+    for shard in range(3):
+        rows = [{"id": i, "prompt": f"{shard}.{i}"} for i in range(2)]
+        write(tmp_path / "set" / f"{shard}.{suffix}", write_shard(rows))
+    result = run(source(tmp_path / "set"))
+    assert result.texts == ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1"]
+    assert result.quarantine == []
 
 
 @pytest.mark.parametrize(
@@ -272,6 +284,7 @@ def test_absent_file_is_named(run, tmp_path):
     ("change", "words"),
     [
         ({"adapter": "unknown"}, r"sources\.0\.adapter: Input should be 'equilibrate'"),
+        ({"name": ".."}, r"name: .*'\.\.' means a folder"),
         ({"uri": "http://x/y"}, "only s3://, hf:// and local paths"),
         ({"adapter": "xstest", "fields": {"prompt": "x"}}, "maps no fields"),
         ({"fields": {"promt": "x"}}, r"fields \['promt'\].* can map prompt"),
@@ -392,6 +405,49 @@ def test_contradicting_safety_flags_of_a_pair_are_unknown(run, tmp_path):
     assert result.sources["s"]["counts"]["dropped"] == {"conflicting_label": 2}
 
 
+def test_answer_that_is_safe_in_one_pair_and_unsafe_in_another_has_no_flag(run, tmp_path, caplog):
+    rows = [
+        pair_row(chosen="a", rejected="b", chosen_is_safe=True, rejected_is_safe=False),
+        pair_row(chosen="b ", rejected="c", chosen_is_safe=True, rejected_is_safe=False),
+        pair_row(chosen="d", rejected="b", dimension="helpful", chosen_is_safe=True),
+        pair_row(prompt="q", chosen="b", rejected="e", chosen_is_safe=True, rejected_is_safe=True),
+    ]
+    other = [pair_row(chosen="c", rejected="a", chosen_is_safe=False, rejected_is_safe=True)]
+    result = run(
+        source(prompts_file(tmp_path / "x.jsonl", *rows), "pairs"),
+        source(prompts_file(tmp_path / "y.jsonl", *other), "pairs", name="other"),
+    )
+    flags = [(p.chosen, p.chosen_is_safe, p.rejected, p.rejected_is_safe) for p in result.pairs]
+    assert flags == [
+        ("a", True, "b", None),
+        ("b ", None, "c", False),
+        ("d", True, "b", None),
+        ("b", True, "e", True),  # another prompt's answer
+        ("c", False, "a", True),
+    ]
+    assert result.metrics["disputed_answers"] == 1
+    assert "1 answers are safe in one pair and unsafe in another" in caplog.text
+
+
+def test_pair_that_is_dropped_testifies_of_its_answers_too(run, tmp_path):
+    rows = [
+        pair_row(chosen="a", rejected="b", chosen_is_safe=True),
+        pair_row(chosen="a", rejected="b", chosen_is_safe=False),  # a duplicate but for the flag
+        pair_row(chosen="a", rejected="c", chosen_is_safe=True),
+        pair_row(chosen="d", rejected="e", rejected_is_safe=True),  # both orders: both go
+        pair_row(chosen="e", rejected="d"),
+        pair_row(chosen="e", rejected="f", chosen_is_safe=False, rejected_is_safe=False),
+    ]
+    result = run(source(prompts_file(tmp_path / "x.jsonl", *rows), "pairs"))
+    flags = [(p.chosen, p.chosen_is_safe, p.rejected, p.rejected_is_safe) for p in result.pairs]
+    assert flags == [
+        ("a", None, "b", None),
+        ("a", None, "c", None),
+        ("e", None, "f", False),
+    ]
+    assert result.metrics["disputed_answers"] == 2
+
+
 def test_row_with_one_good_pair_of_two_is_kept(run, tmp_path):
     row = {
         "prompt": "p",
@@ -439,9 +495,30 @@ def test_licence_and_origin_are_kept_beside_the_prompts(run, tmp_path):
 
 
 def test_source_without_one_usable_row_is_pointed_out(run, tmp_path, caplog):
-    result = run(source(prompts_file(tmp_path / "x.jsonl", {"text": "a"}), name="odd"))
+    path = prompts_file(tmp_path / "x.jsonl", {"text": "a"})
+    result = run(source(path, name="odd"), max_quarantined_share=1)
     assert result.prompts == [] and result.metrics["rows_quarantined"] == 1
     assert "odd: not one usable row" in caplog.text
+
+
+def test_source_whose_columns_were_renamed_stops_the_stage_with_one_line(run, tmp_path):
+    good = prompts_file(tmp_path / "good.jsonl", *ROWS)
+    rows = [{"prompt": "a"}, {"prompt": ""}, {"text": "a"}, {"text": "b"}]
+    path = prompts_file(tmp_path / "x.jsonl", *rows)
+    with pytest.raises(DataError) as caught:
+        run(source(good, name="good"), source(path, name="odd"))
+    message = str(caught.value)
+    assert message.startswith(f"odd: 3 of 4 rows (75.0%) of {path} cannot be used, 2 of them")
+    assert "because: field 'prompt' is missing; check that the adapter 'prompts'" in message
+    assert message.endswith("raise max_quarantined_share 0.5") and "\n" not in message
+    assert not (tmp_path / "out" / "prompts").exists()
+
+
+def test_share_of_unusable_rows_may_reach_its_limit(run, tmp_path):
+    path = prompts_file(tmp_path / "x.jsonl", {"prompt": "a"}, *[{"text": "a"}] * 3)
+    assert run(source(path), max_quarantined_share=0.75).texts == ["a"]
+    with pytest.raises(DataError, match=r"raise max_quarantined_share 0\.74$"):
+        run(source(path), max_quarantined_share=0.74)
 
 
 words = st.sampled_from(["a", "b", "c", "", "\ud800"])
@@ -493,6 +570,7 @@ def test_counts_add_up_whatever_the_rows(tmp_path, prompts, pairs, full, suite):
     result = Imported(
         folder / "out",
         *(source(folder / f"{a}.jsonl", a, a, **options.get(a, {})) for a in contents),
+        max_quarantined_share=1,
     )
     for adapter, rows in contents.items():
         counts = result.sources[adapter]["counts"]
@@ -507,6 +585,10 @@ def test_counts_add_up_whatever_the_rows(tmp_path, prompts, pairs, full, suite):
     ids = [prompt.id for prompt in result.prompts]
     assert len(set(ids)) == len(ids)
     assert {pair.prompt_id for pair in result.pairs} <= set(ids)
+    answers = [(p.prompt_id, p.chosen, p.chosen_is_safe) for p in result.pairs]
+    answers += [(p.prompt_id, p.rejected, p.rejected_is_safe) for p in result.pairs]
+    safe = {answer[:2] for answer in answers if answer[2]}
+    assert not safe & {answer[:2] for answer in answers if answer[2] is False}
     orders = {(p.prompt_id, p.dimension, p.chosen, p.rejected) for p in result.pairs}
     assert len(orders) == len(result.pairs)
     assert not orders & {(p, d, rejected, chosen) for p, d, chosen, rejected in orders}
@@ -528,6 +610,12 @@ def test_objects_and_folders_of_a_store_are_read_and_named_by_their_uri(run, buc
         f"{bucket}/_raw/set2/c.jsonl:2",
     ]
     assert result.sources["folder"]["counts"]["read"] == 3
+
+
+@pytest.mark.parametrize("name", ["prompts", "pairs", "quarantine", "sources"])
+def test_remote_source_may_have_any_name(run, bucket, tmp_path, name):
+    upload_file(prompts_file(tmp_path / "a.jsonl", {"prompt": "1"}), f"{bucket}/{name}/a.jsonl")
+    assert run(source(f"{bucket}/{name}", name=name)).texts == ["1"]
 
 
 @pytest.mark.parametrize(

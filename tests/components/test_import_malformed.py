@@ -93,7 +93,9 @@ def imported(folder, adapter, content):
     folder.mkdir(parents=True)
     (folder / "rows.jsonl").write_bytes(content)
     source = {"name": "s", "uri": str(folder / "rows.jsonl"), "adapter": adapter}
-    config = parse_config({"sources": [source]}, ImportDataConfig, "test")
+    config = parse_config(
+        {"sources": [source], "max_quarantined_share": 1}, ImportDataConfig, "test"
+    )
     metrics = import_data(config, **{name: folder / name for name in OUTPUTS})
     return metrics, json.loads((folder / "prompts" / "sources.json").read_text())["s"]["counts"]
 
