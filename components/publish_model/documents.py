@@ -11,8 +11,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from components.publish_model.destination import Destination
-from equilibrate_core.artifacts import sha256_file
+from equilibrate_core.artifacts import FileEntry, Manifest, sha256_file
 from equilibrate_core.errors import StorageError
 
 CHECKSUMS = "SHA256SUMS"
@@ -42,6 +44,24 @@ def publish_documents(
                 source = _fetch(destination, f"{folder}/{_place(first)}/{name}", Path(scratch))
             destination.upload(source, f"{folder}/{name}")
     return place
+
+
+def publish_manifest(destination: Destination, name: str, manifest: Path) -> None:
+    """Publish the policy's manifest unless another run's of the very same files stands there.
+
+    Two runs may make equal policies at other times: publishers must not write over each other's.
+    """
+    files = Manifest.model_validate_json(manifest.read_bytes()).files
+    for _ in range(MAX_CLAIMS):
+        current = destination.read(name)
+        if current is not None and _files(current[0]) == files:
+            return
+        version = current[1] if current else None
+        if destination.write(name, manifest.read_bytes().decode(), version):
+            return
+    raise StorageError(
+        f"{destination.uri(name)}: others keep changing it; run the stage again when they are done"
+    )
 
 
 def checksum_lines(digests: Mapping[str, str]) -> str:
@@ -81,6 +101,13 @@ def _fetch(destination: Destination, name: str, scratch: Path) -> Path:
     path = scratch / Path(name).name
     path.write_bytes(found[0].encode())
     return path
+
+
+def _files(manifest: str) -> dict[str, FileEntry] | None:
+    try:
+        return Manifest.model_validate_json(manifest).files
+    except ValidationError:
+        return None
 
 
 def _place(sums: str) -> str:

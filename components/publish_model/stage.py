@@ -19,6 +19,7 @@ from components.publish_model.documents import (
     REPORT_FILES,
     checksum_lines,
     publish_documents,
+    publish_manifest,
 )
 from components.publish_model.model_card import model_card
 from components.publish_model.registry import register_model, registry_token
@@ -83,7 +84,7 @@ def _publish(
                 progress.advance(1, name)
         sums = checksum_lines({name: manifest.files[own].sha256 for own, name in names.items()})
         place = publish_documents(destination, folder, documents, sums)
-        destination.upload(policy / MANIFEST, f"{folder}/{MANIFEST}")
+        publish_manifest(destination, f"{folder}/{MANIFEST}", policy / MANIFEST)
     record = _record(config, destination.uri(folder), manifest, content, reason=None)
     record["report_uri"] = destination.uri(f"{folder}/{place}")
     _move_alias(config, destination, record)
