@@ -8,6 +8,7 @@ import sys
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,17 @@ def stage_parser(stage: Stage, config_type: type[StageConfig]) -> ArgumentParser
 def stage_main(
     stage: Stage, config_type: type[StageConfig], argv: Sequence[str] | None = None
 ) -> int:
-    """Run a stage on files and return the exit code: 0, 2 for a user's mistake, 1 otherwise."""
+    """Run a stage on files and return the exit code: 0, 2 for a user's mistake, 1 otherwise.
+
+    Standard output gets one line of JSON and nothing else: what libraries print there (DeepSpeed
+    logs to it) goes to stderr.
+    """
     configure_logging()
     arguments = vars(stage_parser(stage, config_type).parse_args(argv))
     metrics_path = arguments.pop("metrics")
     try:
-        metrics = stage(load_config(arguments.pop("config"), config_type), **arguments)
+        with redirect_stdout(sys.stderr):
+            metrics = stage(load_config(arguments.pop("config"), config_type), **arguments)
         # One `metrics` for all processes of a node: its first speaks for all.
         if metrics_path is not None and os.environ.get("LOCAL_RANK", "0") == "0":
             write_json(metrics_path, metrics)

@@ -85,6 +85,21 @@ def test_a_stage_runs_from_the_command_line(
     assert json.loads(capsys.readouterr().out) == {"stage": "toy", "metrics": {"copies": 3.0}}
 
 
+def chatty(config: ToyConfig, *, source: Path, target: Path) -> dict:
+    """Print, as a library that logs to standard output does."""
+    print("[WARNING] setting accelerator to CPU")
+    return toy(config, source=source, target=target)
+
+
+def test_standard_output_holds_the_result_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stage_main(chatty, ToyConfig, arguments(tmp_path, 2)) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {"stage": "chatty", "metrics": {"copies": 2.0}}
+    assert "setting accelerator" in shown.err
+
+
 @pytest.mark.parametrize(("local_rank", "writes"), [("0", True), ("1", False), ("7", False)])
 def test_of_several_processes_the_first_of_the_node_writes_the_scalars(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_rank: str, writes: bool
