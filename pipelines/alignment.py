@@ -152,18 +152,7 @@ def _wire(config: RunConfig, make: TaskMaker, digests: Any) -> None:
         eval_pairs=dataset.outputs["eval_pairs"],
         **scorers,
     )
-    train_pairs = dataset.outputs["train_pairs"]
-    if config.build_pairs is not None:
-        train_pairs = make(
-            build_pairs,
-            given["build_pairs_config"],
-            "Build pairs",
-            labelled_prompts=labelled,
-            base_model=base,
-            reward_model=tasks.reward_model,
-            cost_model=tasks.cost_model,
-            train_pairs=train_pairs,
-        ).outputs["pairs"]
+    train_pairs = _train_pairs(config, tasks, dataset.outputs["train_pairs"])
     scored = tasks.score_tokens(train_pairs, "Score tokens")
     policy = tasks.train(
         given["train_policy_config"], scored, "Train policy", config.train_policy.num_nodes
@@ -202,21 +191,31 @@ def _wire(config: RunConfig, make: TaskMaker, digests: Any) -> None:
 
 def _models(config: RunConfig, make: TaskMaker, digests: Any) -> tuple[Any, Any]:
     """The model to align, and the judge."""
-    base = make(
-        import_model,
-        make.given["import_model_config"],
-        "Import base model",
-        input_digests=digests,
-    ).outputs["base_model"]
+
+    def imported(section: str, name: str) -> Any:
+        task = make(import_model, make.given[section], name, input_digests=digests)
+        return task.outputs["base_model"]
+
+    base = imported("import_model_config", "Import base model")
     if config.judge_model is None:
         return base, base
-    judge = make(
-        import_model,
-        make.given["judge_model_config"],
-        "Import judge model",
-        input_digests=digests,
-    ).outputs["base_model"]
-    return base, judge
+    return base, imported("judge_model_config", "Import judge model")
+
+
+def _train_pairs(config: RunConfig, tasks: PolicyTasks, assembled: Any) -> Any:
+    """The assembled pairs, with those built from the base model's own answers if asked for."""
+    if config.build_pairs is None:
+        return assembled
+    return tasks.make(
+        build_pairs,
+        tasks.make.given["build_pairs_config"],
+        "Build pairs",
+        labelled_prompts=tasks.labelled_prompts,
+        base_model=tasks.base_model,
+        reward_model=tasks.reward_model,
+        cost_model=tasks.cost_model,
+        train_pairs=assembled,
+    ).outputs["pairs"]
 
 
 def _scorers(

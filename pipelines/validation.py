@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -50,16 +51,24 @@ def local_store_gaps(config: RunConfig) -> list[str]:
     if not config.local.object_store:
         return []
     own = {urlsplit(uri).netloc for uri in config.local.upload}
-    resolver = resolver_config(config)
-    uris = [source.uri for source in resolver.sources] + list(resolver.uris)
-    uris += [config.publish_model.destination_uri, config.record_run.destination_uri]
-    others = [uri for uri in uris if is_s3(uri) and urlsplit(uri).netloc not in own]
+    uris = filter(is_s3, _texts(config.model_dump(mode="json", exclude={"local"})))
+    others = [uri for uri in uris if urlsplit(uri).netloc not in own]
     if not others:
         return []
     return [
         "local.object_store is on, so `equilibrate run` keeps every s3:// URI on this machine, also"
         f" {', '.join(dict.fromkeys(others))}; set local: {{object_store: false}} for a real store"
     ]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = list(cast(dict[str, Any], value).values())
+    if isinstance(value, list):
+        for part in cast(list[Any], value):
+            yield from _texts(part)
+    elif isinstance(value, str):
+        yield value
 
 
 def _check_model(model: ImportModelConfig) -> str:

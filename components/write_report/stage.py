@@ -147,6 +147,7 @@ def _excerpts(
 
 
 def _packages() -> dict[str, str]:
+    """Versions of what is installed: an image need not have every package."""
     found: dict[str, str] = {}
     for name in PACKAGES:
         try:
