@@ -9,8 +9,10 @@ from scipy.sparse import csr_array
 from components.assemble_dataset.shingle_sets import Ints
 
 LOOKED_UP = 20_000
-"""Places of other texts looked up per text and search, on average, before shingles count as too
-common. Prompts behind one instruction need some hundreds, a million random ones 2,000."""
+"""Places of other texts looked up per text and search, on average: those of the rarest shingles."""
+FREELY_LOOKED_UP, COMMON_SHARE = 1_000, 0.05
+"""Beyond so many, a shingle that more than this share of the texts have is not looked up, either:
+those of an instruction in front of every prompt cost most and tell least."""
 SHORTEST = 16
 """Texts that a shingle too common still leads to: the shortest, which little but it fills."""
 
@@ -21,13 +23,15 @@ def lengths(rows: csr_array) -> Ints:
 
 
 def too_common(held: csr_array, asked: csr_array) -> Ints:
-    """1 for the columns with the longest lists, without which the bound holds."""
+    """1 for the columns with the longest lists, without which the bounds hold."""
     longest = lengths(held)
-    cost = longest * lengths(asked)
+    cost = longest * lengths(asked) / asked.shape[0]
     found = np.zeros(len(cost), dtype=np.int64)
-    if cost.sum() > LOOKED_UP * asked.shape[0]:
+    if cost.sum() > FREELY_LOOKED_UP:
         order = np.argsort(longest, kind="stable")
-        found[order] = np.cumsum(cost[order]) > LOOKED_UP * asked.shape[0]
+        looked_up = np.cumsum(cost[order])
+        is_shared = longest[order] > COMMON_SHARE * held.shape[0]
+        found[order] = (looked_up > LOOKED_UP) | (is_shared & (looked_up > FREELY_LOOKED_UP))
     return found * (longest > SHORTEST)
 
 

@@ -60,6 +60,7 @@ def test_the_join_decides_as_comparing_one_by_one_does(
 @pytest.mark.parametrize("most", [0, 20, 100])
 def test_what_the_bound_hides_is_told(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common_shingles, "LOOKED_UP", most)
+    monkeypatch.setattr(common_shingles, "FREELY_LOOKED_UP", 0)
     monkeypatch.setattr(common_shingles, "SHORTEST", 1)
     monkeypatch.setattr(set_join, "TOGETHER", 32)
     monkeypatch.setattr(set_join, "MOST_COMPARED", 2)
@@ -82,7 +83,7 @@ def test_many_alike_are_compared_with_the_one_that_stays() -> None:
 
 
 def test_a_shingle_too_common_still_leads_to_the_shortest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common_shingles, "LOOKED_UP", 1)
+    monkeypatch.setattr(common_shingles, "FREELY_LOOKED_UP", 1)
     monkeypatch.setattr(set_join, "TOGETHER", 32)
     rng = random.Random(3)
     said = "".join(rng.choices("abcdefghijklmnop", k=124))
