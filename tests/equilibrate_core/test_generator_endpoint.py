@@ -5,6 +5,7 @@ import pytest
 
 from equilibrate_core import generator_endpoint
 from equilibrate_core.completions import Completion
+from equilibrate_core.endpoint_choices import choices_schema, unwrap_choice
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
@@ -282,7 +283,7 @@ CHOICE = '{"choices": [{"message": {"content": %s}, "finish_reason": "stop"%s}]%
     ],
 )
 def test_an_answer_of_another_layout_is_a_broken_one(body: str) -> None:
-    schema = generator_endpoint.choices_schema(["a", "b"])
+    schema = choices_schema(["a", "b"])
     request = {"logprobs": True, "response_format": {"json_schema": {"schema": schema}}}
     with pytest.raises(generator_endpoint.BrokenAnswer):
         generator_endpoint.read_completion(body, request)
@@ -295,4 +296,4 @@ def test_what_a_server_says_can_be_stored() -> None:
 
 def test_a_choice_of_a_thousand_brackets_is_an_error() -> None:
     answer = Completion("[" * 5_000, "stop", 1)
-    assert "none of" in (generator_endpoint.unwrap_choice(answer, ["a"]).error or "")
+    assert "none of" in (unwrap_choice(answer, ["a"], 8).error or "")
