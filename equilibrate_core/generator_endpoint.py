@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -33,7 +34,7 @@ from equilibrate_core.endpoint_choices import (
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.judged_text import break_markup
-from equilibrate_core.label_tokens import logps_in_json
+from equilibrate_core.label_tokens import bounds_in_json, logps_in_json
 from equilibrate_core.records import storable_text
 
 FIRST_DELAY_S = 0.5
@@ -240,18 +241,21 @@ def read_completion(body: str, request: dict[str, Any]) -> Completion:
         return failed(cut_answer(request["max_tokens"], ""))
     if reason not in ("stop", "length") or not isinstance(text, str):
         return failed(f"the endpoint gave no text: finish_reason {reason!r}")
-    logps = _label_logps(choice, request)
-    return Completion(storable_text(text), reason, num_tokens, label_logps=logps)
+    return _with_label_logps(Completion(storable_text(text), reason, num_tokens), choice, request)
 
 
-def _label_logps(choice: dict[str, Any], request: dict[str, Any]) -> dict[str, float] | None:
+def _with_label_logps(
+    completion: Completion, choice: dict[str, Any], request: dict[str, Any]
+) -> Completion:
     if not request.get("logprobs"):
-        return None
+        return completion
     schema = request["response_format"]["json_schema"]["schema"]
     try:
-        return logps_in_json((choice.get("logprobs") or {}).get("content") or (), schema)
+        tokens = (choice.get("logprobs") or {}).get("content") or ()
+        logps, bounds = logps_in_json(tokens, schema), bounds_in_json(tokens, schema)
     except MALFORMED as error:
         raise BrokenAnswer(f"the answer's log-probabilities are malformed: {error!r}") from error
+    return replace(completion, label_logps=logps, label_bounds=bounds)
 
 
 def backoff_s(attempt: int) -> float:

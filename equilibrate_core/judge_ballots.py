@@ -110,6 +110,8 @@ class Booth:
         asked = {**sampling.model_dump(), "schema": schema, "choices": choices}
         if self.config.judge.endpoint_url:  # two servers may call their models alike
             asked["url"] = self.config.judge.endpoint_url
+        if self.config.judge.endpoint_logprobs:  # an answer without them is another answer
+            asked["logprobs"] = True
         keys = [answer_key(self.judge, message.content, asked) for message in messages]
         known = self.ledger.known if self.ledger else {}
         # A text that occurs twice is asked once.

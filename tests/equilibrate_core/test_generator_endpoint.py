@@ -1,4 +1,5 @@
 import logging
+import math
 import time
 
 import pytest
@@ -247,7 +248,7 @@ def test_label_log_probs_come_only_when_asked_for() -> None:
     def logprobs(text: str) -> list[dict]:
         head, label = text.split(": ")
         top = [
-            {"token": '"Safe', "logprob": -0.5},
+            {"token": label, "logprob": -0.5},
             {"token": '"Unsafe', "logprob": -1.5},
             {"token": "{", "logprob": -3.0},
         ]
@@ -257,13 +258,16 @@ def test_label_log_probs_come_only_when_asked_for() -> None:
         ]
 
     with chat_server(logprobs=logprobs) as server:
-        choices = ["Safe", "Unsafe"]
+        choices = ["Safe", "Unsafe", "Conditional"]
         (asked,) = ask(config_for(server, endpoint_logprobs=True), "x", choices=choices)
         (plain,) = ask(config_for(server), "x", choices=choices)
         first, second = server.bodies
     assert (asked.text, plain.text) == ("Safe", "Safe")
     assert asked.label_logps == {"Safe": -0.5, "Unsafe": -1.5}
-    assert plain.label_logps is None
+    # Hand-worked: 12 tokens at most of e^-3 each would be 0.597; only 0.121 is left.
+    left = 1 - math.exp(-0.5) - math.exp(-1.5) - math.exp(-3)
+    assert asked.label_bounds == pytest.approx({"Conditional": math.log(left)})
+    assert (plain.label_logps, plain.label_bounds) == (None, None)
     assert (first["logprobs"], first["top_logprobs"]) == (True, 20)
     assert "logprobs" not in second
 
