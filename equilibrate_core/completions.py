@@ -29,6 +29,8 @@ class Completion:
     """Why this row failed; its text then means nothing."""
     label_logps: dict[str, float] | None = None
     """Natural-log probability of each choice where the backend tells, not normalised over them."""
+    label_bounds: dict[str, float] | None = None
+    """Upper bounds of the same for the choices that the backend did not list."""
 
 
 OnAnswer = Callable[[int, Completion], None]

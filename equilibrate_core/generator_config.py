@@ -51,6 +51,11 @@ class GeneratorConfig(Config):
     max_retries: int = Field(default=5, ge=0)
     """Further attempts after 429, 5xx, time-outs and broken answers, with exponential back-off
     (endpoint)."""
+    max_failures_in_a_row: int = Field(default=64, ge=0)
+    """Rows that use up all their attempts one after the other, with no answer to any in between,
+    until the server counts as down and the stage ends; what it answered is kept (endpoint). Keep
+    it several times `concurrency`. 0 never gives up: rows then go on failing until their share is
+    too high."""
 
     @model_validator(mode="after")
     def _endpoint_is_complete(self) -> "GeneratorConfig":

@@ -22,10 +22,19 @@ from equilibrate_core.completions import (
     in_order,
     request_seed,
 )
+from equilibrate_core.endpoint_breaker import Breaker
+from equilibrate_core.endpoint_choices import (
+    MALFORMED,
+    choice_tokens,
+    choices_schema,
+    cut_answer,
+    unwrap_choice,
+    without_lengths,
+)
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.judged_text import break_markup
-from equilibrate_core.label_tokens import logps_in_json
+from equilibrate_core.label_tokens import bounds_in_json, logps_in_json
 from equilibrate_core.records import storable_text
 
 FIRST_DELAY_S = 0.5
@@ -35,14 +44,8 @@ FATAL = {
     403: "the key may not use this model",
     404: "there is no such path or model",
 }
-CHOICE_FIELD = "answer"
 OVERLOADED = (429, 503)
 TOP_LOGPROBS = 20  # the most that OpenAI's and vllm's servers give by default
-MALFORMED = (
-    *(ValueError, KeyError, IndexError, TypeError, AttributeError),
-    *(OverflowError, RecursionError),  # 1e999 tokens, a thousand brackets
-)
-"""What reading a server's JSON can raise when it is not laid out as it should be."""
 
 
 class EndpointGenerator:
@@ -54,6 +57,7 @@ class EndpointGenerator:
         self.config = config
         self.key = _api_key(config)
         self.may_use_model = False  # known once the server has answered anything
+        self.breaker = Breaker(config)
         # One line per request is noise among progress lines.
         for name in ("httpx", "httpx2"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -74,15 +78,22 @@ class EndpointGenerator:
     ) -> list[Completion]:
         """Answer every conversation; see `Generator.generate`.
 
-        Raises ConfigError when the server refuses the key, the path or the model.
+        Choices get the tokens they need, should `sampling.max_tokens` be fewer. Raises ConfigError
+        when the server refuses the key, the path or the model, EndpointDown when it is away.
         """
         if schema is not None and choices is not None:
             raise ValueError("give a schema or choices, not both")
+        max_tokens = sampling.max_tokens
+        if choices is not None:
+            max_tokens = max(max_tokens, choice_tokens(choices))
+            sampling = sampling.model_copy(update={"max_tokens": max_tokens})
         bodies = (self._body(c, sampling, schema, choices) for c in conversations)
         done: dict[int, Completion] = {}
 
         def finish(row: int, completion: Completion) -> None:
-            done[row] = completion if choices is None else unwrap_choice(completion, choices)
+            if choices is not None:
+                completion = unwrap_choice(completion, choices, max_tokens)
+            done[row] = completion
             if on_answer:
                 on_answer(row, done[row])
             if on_done:
@@ -145,7 +156,9 @@ class EndpointGenerator:
                     # Raw, since the client would turn a broken body into objects of empty fields.
                     raw = await client.chat.completions.with_raw_response.create(**body)
                 self.may_use_model = True
-                return read_completion(raw.http_response.text, body)
+                completion = read_completion(raw.http_response.text, body)
+                self.breaker.answered()
+                return completion
             except BrokenAnswer as error:
                 problem = self._without_key(str(error))
             except (TimeoutError, openai.APITimeoutError):
@@ -165,6 +178,7 @@ class EndpointGenerator:
                     gate.close(max(asked_delay_s, backoff_s(attempt)))
             if attempt < self.config.max_retries:
                 await asyncio.sleep(max(asked_delay_s, backoff_s(attempt)))
+        self.breaker.failed(problem)
         return failed(f"{problem} (after {self.config.max_retries + 1} attempts)")
 
     async def _answers_a_greeting(self, client: openai.AsyncOpenAI) -> bool:
@@ -223,54 +237,25 @@ def read_completion(body: str, request: dict[str, Any]) -> Completion:
         num_tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
     except MALFORMED as error:
         raise BrokenAnswer(f"the answer is not a chat completion: {body[:80]!r}") from error
+    if reason == "length" and text is None:  # a model that was still thinking
+        return failed(cut_answer(request["max_tokens"], ""))
     if reason not in ("stop", "length") or not isinstance(text, str):
         return failed(f"the endpoint gave no text: finish_reason {reason!r}")
-    logps = _label_logps(choice, request)
-    return Completion(storable_text(text), reason, num_tokens, label_logps=logps)
+    return _with_label_logps(Completion(storable_text(text), reason, num_tokens), choice, request)
 
 
-def _label_logps(choice: dict[str, Any], request: dict[str, Any]) -> dict[str, float] | None:
+def _with_label_logps(
+    completion: Completion, choice: dict[str, Any], request: dict[str, Any]
+) -> Completion:
     if not request.get("logprobs"):
-        return None
+        return completion
     schema = request["response_format"]["json_schema"]["schema"]
     try:
-        return logps_in_json((choice.get("logprobs") or {}).get("content") or (), schema)
+        tokens = (choice.get("logprobs") or {}).get("content") or ()
+        logps, bounds = logps_in_json(tokens, schema), bounds_in_json(tokens, schema)
     except MALFORMED as error:
         raise BrokenAnswer(f"the answer's log-probabilities are malformed: {error!r}") from error
-
-
-def choices_schema(choices: Sequence[str]) -> JsonSchema:
-    """An object with one of `choices`: servers want an object at the root."""
-    return {
-        "type": "object",
-        "properties": {CHOICE_FIELD: {"type": "string", "enum": list(choices)}},
-        "required": [CHOICE_FIELD],
-        "additionalProperties": False,
-    }
-
-
-def unwrap_choice(completion: Completion, choices: Sequence[str]) -> Completion:
-    """The bare choice out of an object of `choices_schema`, or a failed completion."""
-    if completion.error is not None:
-        return completion
-    try:
-        answer = json.loads(completion.text)
-        choice = answer[CHOICE_FIELD] if set(answer) == {CHOICE_FIELD} else None
-    except MALFORMED:
-        choice = None
-    if not isinstance(choice, str) or choice not in choices:
-        return failed(f"the answer is none of {list(choices)}: {completion.text[:80]!r}")
-    return replace(completion, text=choice)
-
-
-def without_lengths(schema: Any) -> Any:
-    """The schema without minLength and maxLength, which strict servers refuse."""
-    if isinstance(schema, dict):
-        return {k: without_lengths(v) for k, v in schema.items() if k not in LENGTHS}
-    return [without_lengths(v) for v in schema] if isinstance(schema, list) else schema
-
-
-LENGTHS = ("minLength", "maxLength")
+    return replace(completion, label_logps=logps, label_bounds=bounds)
 
 
 def backoff_s(attempt: int) -> float:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from equilibrate_core.completions import Completion, Generator, OnAnswer
+from equilibrate_core.endpoint_breaker import EndpointDown
+from equilibrate_core.errors import StageError
 from equilibrate_core.generator_config import Sampling
 from equilibrate_core.judge_confidence import CONTENT_FREE, calibrated, label_priors
 from equilibrate_core.judge_config import JudgeConfig
@@ -41,10 +43,20 @@ def poll(
 ) -> list[Ballot]:
     """Every row's votes by one judge, shard by shard; see `judge.ask`.
 
-    Raises StageError as soon as the judge leaves more rows unscored than the config allows.
+    Raises StageError as soon as the judge leaves more rows unscored than the config allows, or its
+    server is down.
     """
     booth = Booth(generator, question, config, judge, ledger)
-    failures = Failures(question, config, len(rows), label=label, judge=judge)
+    try:
+        return _poll(booth, rows, label)
+    except EndpointDown as error:
+        kept = "" if ledger is None else f"; {ledger.kept()}"
+        raise StageError(f"{label}: {error}{kept}") from error
+
+
+def _poll(booth: "Booth", rows: Sequence[Parts], label: str) -> list[Ballot]:
+    generator, question, config = booth.generator, booth.question, booth.config
+    failures = Failures(question, config, len(rows), label=label, judge=booth.judge)
     ballots: list[Ballot] = []
     priors: dict[str, float] | None = None
     with Progress(label, total=len(rows) * config.votes, unit="verdict") as progress:
@@ -98,6 +110,8 @@ class Booth:
         asked = {**sampling.model_dump(), "schema": schema, "choices": choices}
         if self.config.judge.endpoint_url:  # two servers may call their models alike
             asked["url"] = self.config.judge.endpoint_url
+        if self.config.judge.endpoint_logprobs:  # an answer without them is another answer
+            asked["logprobs"] = True
         keys = [answer_key(self.judge, message.content, asked) for message in messages]
         known = self.ledger.known if self.ledger else {}
         # A text that occurs twice is asked once.

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import StageError
+from equilibrate_core.label_tokens import SMALLEST_PROB
 
 CONTENT_FREE = ("N/A", "", "[MASK]")
 """Texts without content, as in arXiv 2102.09690, section 4.1."""
@@ -18,10 +19,14 @@ Probs = dict[str, float]
 
 
 def label_probs(completion: Completion, labels: Sequence[str]) -> Probs | None:
-    """Probabilities over `labels`, summing to 1; None without log-probs. Unlisted labels get 0."""
-    logps = completion.label_logps
-    if completion.error is not None or not logps:
+    """Probabilities over `labels`, summing to 1; None without log-probs.
+
+    A label that the backend did not list stands at the upper bound of its probability, so that
+    those of the listed ones are too low rather than too high; without a bound it gets 0.
+    """
+    if completion.error is not None or not completion.label_logps:
         return None
+    logps = {**(completion.label_bounds or {}), **completion.label_logps}
     highest = max(logps.values())
     weights = {label: math.exp(logps.get(label, -math.inf) - highest) for label in labels}
     total = sum(weights.values())
@@ -30,6 +35,9 @@ def label_probs(completion: Completion, labels: Sequence[str]) -> Probs | None:
 
 def label_priors(answers: Sequence[Completion], labels: Sequence[str]) -> Probs:
     """Mean probabilities over the answers to texts without content.
+
+    Unlisted labels count with their bounds: a floor near zero would make whatever the judge says
+    later of such a label the likeliest.
 
     Raises StageError when the judge tells no log-probs.
     """
@@ -46,12 +54,19 @@ def label_priors(answers: Sequence[Completion], labels: Sequence[str]) -> Probs:
 def calibrated(completion: Completion, priors: Mapping[str, float]) -> Completion:
     """The likeliest label once each probability is divided by its prior (arXiv 2102.09690, eq. 1).
 
-    That is the paper's diagonal W = diag(p_cf)^-1, b = 0. Answers without log-probs stay.
+    That is the paper's diagonal W = diag(p_cf)^-1, b = 0: q(y) = (p(y) / p_cf(y)) / Σ_z p(z) /
+    p_cf(z). Where the backend lists the likeliest tokens only, both p and p_cf of a label outside
+    are taken at their upper bounds u: p_cf(y) = u raises y the least that is possible, p(z) = u
+    lowers the others' q the most. A label outside is never the verdict: u / p_cf is no measurement.
+    Answers without log-probs stay.
     """
     probs = label_probs(completion, list(priors))
-    if probs is None:
+    if probs is None or completion.label_logps is None:
         return completion
-    weights = {label: probs[label] / max(prior, 1e-6) for label, prior in priors.items()}
+    weights = {x: probs[x] / max(prior, SMALLEST_PROB) for x, prior in priors.items()}
     total = sum(weights.values())
     logps = {x: math.log(weight / total) for x, weight in weights.items() if weight > 0}
-    return replace(completion, text=max(logps, key=lambda x: logps[x]), label_logps=logps)
+    listed = {x: logp for x, logp in logps.items() if x in completion.label_logps}
+    bounds = {x: logp for x, logp in logps.items() if x not in listed}
+    verdict = max(listed, key=lambda x: listed[x], default=completion.text)
+    return replace(completion, text=verdict, label_logps=listed, label_bounds=bounds)

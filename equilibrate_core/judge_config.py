@@ -24,7 +24,8 @@ class JudgeConfig(StageConfig):
     """Longest reason in characters."""
     max_tokens: int = Field(default=192, ge=8)
     """Longest verdict in tokens; one that does not end by then is unscored. English takes about
-    one token for four characters of the reason, Chinese up to two for one."""
+    one token for four characters of the reason, Chinese up to two for one. With `rationale: false`
+    an endpoint gets as many as the longest label needs, should these be fewer."""
     calibrate: bool = False
     """Divide the label probabilities by those the judge gives to texts without content (contextual
     calibration, arXiv 2102.09690), which takes away its leaning to one label. Needs label

@@ -76,6 +76,11 @@ class Ledger:
 
         return keep
 
+    def kept(self) -> str:
+        """What a run that ends early says about its answers."""
+        number = len(self.known)
+        return f"{number} answers are kept in {self.folder}, the next attempt asks the rest"
+
     def discard(self) -> None:
         """Remove the folder: its answers are part of a finished artifact now.
 

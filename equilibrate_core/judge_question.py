@@ -92,11 +92,13 @@ def read_verdict(
         raise ValueError(completion.error)
     text = completion.text.strip()
     if not config.rationale:
-        if text not in question.labels:
-            raise ValueError(f"not one of the labels: {text[:80]!r}")
-        return text, ""
+        if text in question.labels:
+            return text, ""
+        if completion.finish_reason == "length":
+            raise ValueError(_cut(config))
+        raise ValueError(f"not one of the labels: {text[:80]!r}")
     if completion.finish_reason == "length":
-        raise ValueError(f"the verdict did not end within {config.max_tokens} tokens")
+        raise ValueError(_cut(config))
     try:
         answer = json.loads(text, object_pairs_hook=_unique_keys, strict=False)
     except (ValueError, RecursionError) as error:
@@ -107,6 +109,10 @@ def read_verdict(
     if not isinstance(rationale, str) or label not in question.labels:
         raise ValueError(f"{question.field} is none of {list(question.labels)}: {text[:80]!r}")
     return label, storable_text(rationale.strip()[: config.rationale_chars])
+
+
+def _cut(config: JudgeConfig) -> str:
+    return f"the verdict did not end within {config.max_tokens} tokens; raise max_tokens"
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from equilibrate_core.generator_config import Sampling
 
 LabelLogps = dict[str, float]
 """Natural-log probability of each label's beginning; not normalised over the labels."""
+SMALLEST_PROB = 1e-6
+"""Servers round: what they leave of the probability may come out as zero or less."""
 
 
 def first_tokens(tokenizer: Tokenizer, choices: Sequence[str]) -> dict[int, str] | None:
@@ -79,6 +81,44 @@ def logps_in_json(tokens: Sequence[Mapping[str, Any]], schema: JsonSchema) -> La
     `tokens` are the answer's as OpenAI-compatible servers list them: token, logprob, top_logprobs.
     Labels outside the listed alternatives are left out; None when the place cannot be found.
     """
+    found = _verdict_token(tokens, schema)
+    if found is None:
+        return None
+    token, before, labels = found
+    return sum_by_label(_alternatives(token, before, labels)) or None
+
+
+def bounds_in_json(tokens: Sequence[Mapping[str, Any]], schema: JsonSchema) -> LabelLogps | None:
+    """Upper bounds of the log-probabilities of the labels that `logps_in_json` leaves out.
+
+    The alternatives p_1 … p_k are the likeliest: no token outside is likelier than the least of
+    them, and all tokens outside share what they leave. So a label that could begin with n tokens
+    (each of its beginnings, and itself with the closing quote) has
+    p ≤ a + min(n · min_i p_i, 1 - Σ_i p_i), never taken for less than SMALLEST_PROB; a is the
+    probability of the alternatives that could begin another label as well.
+    """
+    found = _verdict_token(tokens, schema)
+    if found is None:
+        return None
+    token, before, labels = found
+    told = {label for label, _ in _alternatives(token, before, labels)}
+    probs = {other["token"]: math.exp(other["logprob"]) for other in _listed(token)}
+    rest = 1.0 - sum(probs.values())
+    # vllm lists the token that it took even when it is not among the likeliest.
+    least = min([p for text, p in probs.items() if text != token["token"]] or probs.values())
+    bounds: LabelLogps = {}
+    for label in labels:
+        if label not in told:
+            shared = sum(p for text, p in probs.items() if label in _begun(text, before, labels))
+            outside = min((len(label) + 1) * least, rest)
+            bounds[label] = math.log(max(shared + outside, SMALLEST_PROB))
+    return bounds
+
+
+def _verdict_token(
+    tokens: Sequence[Mapping[str, Any]], schema: JsonSchema
+) -> tuple[Mapping[str, Any], str, tuple[str, ...]] | None:
+    """The token with which the verdict begins, its text before the label, and the labels."""
     closed = closed_set(schema)
     if closed is None:
         return None
@@ -92,8 +132,7 @@ def logps_in_json(tokens: Sequence[Mapping[str, Any]], schema: JsonSchema) -> La
     for token in tokens:
         end = start + len(token["token"])
         if end > quote + 1:
-            before = token["token"][: quote + 1 - start]
-            return sum_by_label(_alternatives(token, before, labels)) or None
+            return token, token["token"][: quote + 1 - start], labels
         start = end
     return None
 
@@ -103,9 +142,22 @@ def _alternatives(
 ) -> list[tuple[str, float]]:
     """(label, log-probability) of the alternatives to `token` that begin exactly one label."""
     found: list[tuple[str, float]] = []
-    for other in token.get("top_logprobs") or [token]:
-        rest = other["token"][len(before) :]
-        begun = [x for x in labels if rest and (x.startswith(rest) or rest.startswith(x + '"'))]
-        if other["token"].startswith(before) and len(begun) == 1:
+    for other in _listed(token):
+        begun = _begun(other["token"], before, labels)
+        if len(begun) == 1:
             found.append((begun[0], float(other["logprob"])))
     return found
+
+
+def _begun(text: str, before: str, labels: Sequence[str]) -> list[str]:
+    """The labels that a token could begin."""
+    rest = text.removeprefix(before)
+    if not rest or not text.startswith(before):
+        return []
+    return [label for label in labels if label.startswith(rest) or rest.startswith(label + '"')]
+
+
+def _listed(token: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The alternatives that the server lists for a token, the one it took among them."""
+    top: list[Mapping[str, Any]] = list(token.get("top_logprobs") or ())
+    return top if any(other["token"] == token["token"] for other in top) else [*top, token]

@@ -13,7 +13,8 @@ KNOWN_FIELDS = {
     "model", "messages", "temperature", "top_p", "max_tokens", "seed", "response_format",
     "logprobs", "top_logprobs",
 }  # fmt: skip
-Answer = Callable[[dict[str, Any]], str]
+Answer = Callable[[dict[str, Any]], str | None]
+"""From the request's body to the content; None as from a model that was still thinking."""
 
 
 def first_allowed(body: dict[str, Any]) -> str:
@@ -36,6 +37,8 @@ class ChatServer:
     url: str = ""
     most_in_flight: int = 0
     finish_reason: str = "stop"
+    chars_per_token: int = 0
+    """Characters of the shortest tokens: `max_tokens` of them and no more are answered; 0: all."""
     refused: str | None = None
     """A message that a moderating gateway refuses."""
     logprobs: Callable[[str], list[dict[str, Any]]] = lambda text: []
@@ -148,10 +151,14 @@ def _format_problem(body: dict[str, Any]) -> str | None:
 
 
 def _completion(state: ChatServer, body: dict[str, Any]) -> dict[str, Any]:
-    message = {"role": "assistant", "content": state.answer(body)}
-    choice = {"index": 0, "message": message, "finish_reason": state.finish_reason}
+    content, finish_reason = state.answer(body), state.finish_reason
+    room = state.chars_per_token * body.get("max_tokens", 0)
+    if content is not None and 0 < room < len(content):
+        content, finish_reason = content[:room], "length"
+    message = {"role": "assistant", "content": content}
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish_reason}
     if body.get("logprobs"):
-        choice["logprobs"] = {"content": state.logprobs(message["content"])}
+        choice["logprobs"] = {"content": state.logprobs(content or "")}
     return {
         "id": "x",
         "object": "chat.completion",

@@ -38,7 +38,6 @@ def read_pairs(artifact: Path) -> pl.DataFrame:
         *(pl.when(last.str.contains(p)).then(pl.lit(name)) for name, p in SCRIPTS.items()),
         pl.lit("other"),
     )
-    first_user_turn = _user_turns().list.first()
     return (
         pl.scan_parquet(dataset_files(artifact), row_index_name="position")
         .select(
@@ -47,7 +46,6 @@ def read_pairs(artifact: Path) -> pl.DataFrame:
             "prompt_id",
             "dimension",
             "source",
-            root=pl.coalesce(_identity(first_user_turn), "prompt_id").hash(),
             first=_identity(pl.col("chosen")).hash(),
             second=_identity(pl.col("rejected")).hash(),
             content=pl.struct(*CONTENT).hash(),
@@ -98,12 +96,6 @@ def _rows(artifact: Path, part: pl.DataFrame) -> pa.Table:
     category = pc.cast(part["category"].to_arrow(), pa.string())
     index = table.schema.get_field_index("category")
     return table.set_column(index, table.schema.field(index), category)
-
-
-def _user_turns() -> pl.Expr:
-    turn = pl.element().struct
-    is_user = turn.field("role") == "user"
-    return pl.col("messages").list.eval(turn.field("content").filter(is_user))
 
 
 def _identity(text: pl.Expr) -> pl.Expr:

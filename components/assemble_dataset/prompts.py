@@ -21,6 +21,7 @@ from components.assemble_dataset.config import AssembleDatasetConfig
 from components.assemble_dataset.contamination import contaminated
 from components.assemble_dataset.near_duplicates import near_duplicates
 from components.assemble_dataset.normalising import normalised
+from components.assemble_dataset.prompt_groups import COLUMNS, group_of
 from equilibrate_core.tables import dataset_files
 
 EVALUATION = "evaluation_prompt"
@@ -38,7 +39,7 @@ class PromptVerdicts:
     """What became of the prompts."""
 
     frame: pl.DataFrame
-    """id, category, reason (null for a prompt that may be used)."""
+    """id, category, reason (null for a prompt that may be used), group (of one that may)."""
     numbers: dict[str, int] = field(default_factory=dict)
     """Prompts by what became of them, for the data card."""
     contamination: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -64,7 +65,10 @@ def judge_prompts(
     training, alike = _deduplicate(training, config)
     judged = pl.concat(
         [evaluation.with_columns(reason=pl.lit(EVALUATION)), training], how="diagonal"
-    ).select("id", "category", "reason")
+    )
+    usable = judged.filter(pl.col("reason").is_null()).select(COLUMNS)
+    groups = group_of(usable, threshold=config.near_duplicate_jaccard, deduplicated=True)
+    judged = judged.select("id", "category", "reason").join(groups, on="id", how="left")
     numbers = {
         "read": len(rows),
         "repeated_ids": len(rows) - len(prompts),
@@ -78,10 +82,9 @@ def judge_prompts(
 
 
 def _read(artifact: Path, config: AssembleDatasetConfig) -> pl.DataFrame:
-    """id, suite, category and normalised text; instructions of the system are no part of it."""
-    said = pl.when(pl.element().struct.field("role") != "system").then(
-        pl.element().struct.field("content")
-    )
+    """id, suite, category, normalised text (the system's turns left out) and first user turn."""
+    role, content = (pl.element().struct.field(name) for name in ("role", "content"))
+    said, asked = pl.when(role != "system").then(content), pl.when(role == "user").then(content)
     rows = (
         pl.scan_parquet(dataset_files(artifact))
         .select(
@@ -89,10 +92,11 @@ def _read(artifact: Path, config: AssembleDatasetConfig) -> pl.DataFrame:
             "suite",
             LABELS[config.label].alias("category"),
             pl.col("messages").list.eval(said).list.drop_nulls().list.join(" ").alias("text"),
+            pl.col("messages").list.eval(asked).list.drop_nulls().list.first().alias("root"),
         )
         .collect()
     )
-    return rows.with_columns(normalised(rows["text"]))
+    return rows.with_columns(normalised(rows["text"]), root=normalised(rows["root"].fill_null("")))
 
 
 def _one_label_per_text(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:

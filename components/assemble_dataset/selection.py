@@ -1,8 +1,8 @@
 """FDC's choices as pure functions on frames: who gets which prompt, what fills the quotas.
 
 Frames hold one row per pair: position (in the input), id, prompt_id, dimension, source, category,
-root (hash of the first user turn), first and second (hashes of the normalised answers), content
-(hash of all texts and flags).
+group (of its prompt, see prompt_groups), first and second (hashes of the normalised answers),
+content (hash of all texts and flags).
 Everything depends on ids and the seed alone, never on the order of the input.
 """
 
@@ -22,11 +22,11 @@ UNLABELLED = "unlabelled"
 def split_prompts(pairs: pl.DataFrame, config: AssembleDatasetConfig) -> pl.DataFrame:
     """prompt_id and part (scorer, eval or train) of every prompt, in about the configured shares.
 
-    Conversations with the same root may continue one another, and hold what others have for
-    answers: they go to one part. A part may exceed its share by less than one such family.
+    Conversations of one group may continue one another, and hold what others have for answers:
+    they go to one part. A part may exceed its share by less than one such family.
     """
-    prompts = pairs.group_by("prompt_id").agg(pl.col("root").min())
-    prompts = prompts.select("prompt_id", family=pl.col("prompt_id").min().over("root"))
+    prompts = pairs.group_by("prompt_id").agg(pl.col("group").min())
+    prompts = prompts.select("prompt_id", family=pl.col("prompt_id").min().over("group"))
     order = shuffled(prompts["family"].unique(), f"{config.seed}:split")
     families = (
         pl.DataFrame({"family": order}, schema={"family": pl.String})

@@ -46,6 +46,7 @@ def assemble_dataset(
     parts["train_pairs"], shortage = fill_quotas(parts["train_pairs"], config, counts)
     counts.kept = sum(len(part) for part in parts.values())
     counts.check()
+    free, num_held_back = _free_prompts(prompts.frame, rows, parts)
     _check(config, parts, shortage, counts)
     card = summarise(counts, parts, shortage, prompts, _licences(pairs), config.selection)
     examples = read_examples(pairs, parts["train_pairs"], config.examples_per_category)
@@ -53,10 +54,11 @@ def assemble_dataset(
     metrics: Metrics = {f"num_{name}": len(part) for name, part in parts.items()}
     metrics |= {f"shortage_{category}": missing for category, missing in shortage.items()}
     metrics |= {f"prompts_{name}": number for name, number in prompts.numbers.items()}
+    metrics |= {"num_free_prompts": len(free), "num_free_prompts_like_held_out": num_held_back}
     extra = {
         "data_card.json": json.dumps(card, indent=2),
         "data_card.html": page,
-        "free_prompts.csv": _free_prompts(prompts.frame, rows),
+        "free_prompts.csv": free.write_csv(),
         "metrics.json": json.dumps(metrics),
     }
     write_parts(
@@ -88,11 +90,19 @@ def _usable(rows: pl.DataFrame, prompts: pl.DataFrame, counts: Counts) -> pl.Dat
     return joined.filter(pl.col("reason").is_null()).drop("reason", "known")
 
 
-def _free_prompts(prompts: pl.DataFrame, rows: pl.DataFrame) -> str:
-    """Usable prompts without any pair, as CSV: what build_pairs may answer."""
+def _free_prompts(
+    prompts: pl.DataFrame, rows: pl.DataFrame, parts: Mapping[str, pl.DataFrame]
+) -> tuple[pl.DataFrame, int]:
+    """Usable prompts without any pair, which build_pairs may answer, and how many are held back.
+
+    Those of a group of scorer_pairs or eval_pairs are: the policy would learn answers to what they
+    hold out.
+    """
     usable = prompts.filter(pl.col("reason").is_null(), pl.col("category").is_not_null())
-    free = usable.join(rows, left_on="id", right_on="prompt_id", how="anti")
-    return free.select("id", "category").sort("id").write_csv()
+    without = usable.join(rows, left_on="id", right_on="prompt_id", how="anti")
+    held = pl.concat([parts[name].select("group") for name in ("scorer_pairs", "eval_pairs")])
+    free = without.join(held, on="group", how="anti")
+    return free.select("id", "category").sort("id"), len(without) - len(free)
 
 
 def _split(

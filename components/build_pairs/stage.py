@@ -1,8 +1,8 @@
 """build_pairs: prompts that came without answers become pairs by the base model's own answers.
 
 labelled prompts + base model + scorers + train_pairs -> pairs: train_pairs and the new ones. Only
-prompts that assemble_dataset left free are used: they share nothing with evaluation prompts or
-with the prompts of scorer_pairs, train_pairs and eval_pairs.
+prompts that assemble_dataset left free are used: they are no prompt of a pair, not like evaluation
+prompts, and neither like those of scorer_pairs and eval_pairs nor of one conversation with them.
 """
 
 import csv

@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from components.assemble_dataset.prompt_groups import conversations, drawn, groups_by_id, too_like
 from components.classify_prompts.config import ClassifierConfig
 from equilibrate_core.errors import StageError
 from equilibrate_core.records import Prompt, digest
@@ -35,19 +36,30 @@ class Split:
     seed: tuple[int, ...]
     """Rows of the seed."""
     held_out: tuple[int, ...]
-    """Rows with a gold label outside the seed."""
+    """Rows with a gold label that are neither in the seed nor like one of it."""
 
 
 def split_prompts(prompts: Sequence[Prompt], config: ClassifierConfig, *, seed: int) -> Split:
-    """Seed and held-out rows. Equal questions have one id, so none is on both sides."""
-    order = sorted(range(len(prompts)), key=lambda row: digest([seed, prompts[row].id]))
+    """Seed and held-out rows; near-duplicates and continued conversations are on one side."""
+
+    def place(name: str) -> str:
+        return digest([seed, name])
+
+    order = sorted(range(len(prompts)), key=lambda row: place(prompts[row].id))
     gold = [row for row in order if prompts[row].gold_category is not None]
-    measuring = set(gold[: round(len(gold) * config.held_out_share)])
-    wants_gold = config.seed_labels == "gold"
-    learnable = [row for row in (gold if wants_gold else order) if row not in measuring]
+    pool = gold if config.seed_labels == "gold" else order
+    texts = conversations((prompts[row].id, prompts[row].messages) for row in pool)
+    groups = groups_by_id(texts)
+    wanted = round(len(gold) * config.held_out_share)
+    measuring = drawn({prompts[row].id: groups[prompts[row].id] for row in gold}, wanted, place)
+    kept_out = {groups[prompt] for prompt in measuring}
+    learnable = [row for row in pool if groups[prompts[row].id] not in kept_out]
     chosen = learnable[: config.seed_size]
-    learned_from = set(chosen)
-    held_out = [row for row in gold if row not in learned_from]
+    learned = {prompts[row].id for row in chosen}
+    near = {groups[prompt] for prompt in learned}
+    others = [row for row in gold if groups[prompts[row].id] not in near]
+    alike = too_like(texts, {prompts[row].id for row in others}, learned)
+    held_out = [row for row in others if prompts[row].id not in alike]
     return Split(tuple(sorted(chosen)), tuple(sorted(held_out)))
 
 

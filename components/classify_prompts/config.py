@@ -27,7 +27,8 @@ class ClassifierConfig(Config):
     seed_size: int = Field(default=5000, ge=8)
     """Prompts in the seed at most; drawn by hash of their id, so that order does not matter."""
     held_out_share: float = Field(default=0.3, gt=0, lt=1)
-    """Share of the prompts with gold labels that no seed contains; they measure the head."""
+    """Share of the prompts with gold labels that no seed contains, nor anything like them; they
+    measure the head."""
     depth: float = Field(default=0.5, gt=0, le=1)
     """Share of the model's layers that are run; meaning is richest in the middle, and half the
     layers cost half the time."""

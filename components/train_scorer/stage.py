@@ -3,10 +3,8 @@
 scorer_pairs + base model -> a sequence-classification directory with its calibration.
 """
 
-import hashlib
 import logging
-from collections.abc import Sequence, Set
-from math import ceil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.objective import ScorerObjective, ScorerRow
+from components.train_scorer.splits import HELD_OUT, TRAINED, prompt_fates
 from equilibrate_core.artifacts import Counts, StageRun, write_json
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
 from equilibrate_core.encoded_pairs import encode_pair
@@ -71,24 +70,24 @@ def encode_pairs(
     """Rows to train on and rows held out, split by prompt; what is dropped is counted."""
     rows: list[ScorerRow] = []
     held_out: list[ScorerRow] = []
+    parts = {TRAINED: rows, HELD_OUT: held_out}
     reasons = [_unusable(config, pair) for pair in pairs]
-    prompts = {p.prompt_id for p, reason in zip(pairs, reasons, strict=True) if reason is None}
-    prompts = _half(prompts, config.rows)
-    held_prompts = set(_shuffled(prompts, "held-out")[: ceil(config.held_out_share * len(prompts))])
+    usable = [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
+    fates = prompt_fates(config, usable)
     for pair, reason in zip(pairs, reasons, strict=True):
         counts.read += 1
-        if reason is None and pair.prompt_id not in prompts:
-            reason = "other_half"
-        if reason is not None:
-            counts.drop(reason)
+        fate = reason or fates[pair.prompt_id]
+        if fate not in parts:
+            counts.drop(fate)
         elif row := _encode(config, pair, tokenizer, counts):
             counts.kept += 1
-            (held_out if pair.prompt_id in held_prompts else rows).append(row)
+            parts[fate].append(row)
     if not rows or not held_out:
         raise DataError(
             f"{config.kind} model: {len(rows)} rows to train on and {len(held_out)} held out of "
             f"{counts.read} pairs (dropped: {counts.dropped}); give more {config.kind} pairs, or "
-            f"raise max_length {config.max_length} or held_out_share {config.held_out_share:g}"
+            f"raise max_length {config.max_length} or held_out_share {config.held_out_share:g}; "
+            "prompts that are alike or continue one another are not split"
         )
     return rows, held_out
 
@@ -201,18 +200,6 @@ def _save(
         save_scorer(draft.path, model, tokenizer, constants)
         write_json(draft.path / "metrics.json", metrics)
         write_training_log(draft.path, steps)
-
-
-def _half(prompt_ids: Set[str], rows: str) -> set[str]:
-    ordered = _shuffled(prompt_ids, "half")
-    middle = len(ordered) // 2
-    parts = {"all": ordered, "first_half": ordered[:middle], "second_half": ordered[middle:]}
-    return set(parts[rows])
-
-
-def _shuffled(prompt_ids: Set[str], purpose: str) -> list[str]:
-    """The prompts in an order that depends on them and the purpose alone."""
-    return sorted(prompt_ids, key=lambda p: hashlib.sha256(f"{purpose}:{p}".encode()).digest())
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ PLACEMENT = frozenset(
         "concurrency",
         "timeout_s",
         "max_retries",
+        "max_failures_in_a_row",
     )
 )
 """Where and how fast a model runs, not what it says."""

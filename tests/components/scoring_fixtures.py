@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from equilibrate_core.artifacts import StageRun
-from equilibrate_core.records import Dimension, Message, Pair, Record, pair_id, prompt_id
+from equilibrate_core.records import Dimension, Message, Pair, Record, digest, pair_id, prompt_id
 from equilibrate_core.tables import write_dataset
 
 RUN = StageRun(stage="test", config={}, seed=0, code_version="test", inputs={})
@@ -34,11 +34,12 @@ def make_pair(
 
 
 def harm_pairs(number: int) -> list[Pair]:
-    """Harmless answers say no, harmful ones say yes: learnable from one word."""
-    return [
-        make_pair(f"How do I do thing {i}?", f"no no, not thing {i}", f"yes yes, do thing {i}")
-        for i in range(number)
-    ]
+    """Harmless answers say no, harmful ones say yes: learnable from one word.
+
+    The questions are unlike one another: near-duplicates are never split.
+    """
+    things = [digest([i])[:8] for i in range(number)]
+    return [make_pair(f"How do I do {x}?", f"no no, not {x}", f"yes yes, do {x}") for x in things]
 
 
 def as_dataset(path: Path, rows: list[Record]) -> Path:

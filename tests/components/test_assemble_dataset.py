@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
 from components.assemble_dataset.normalising import normalised
 from components.assemble_dataset.pairs import read_pairs
+from components.assemble_dataset.prompt_groups import conversations as texts_of
+from components.assemble_dataset.prompt_groups import group_of
 from components.assemble_dataset.selection import in_one_order, split_prompts, stratified
 from components.assemble_dataset.shingling import jaccard
 from components.assemble_dataset.stage import assemble_dataset
@@ -110,7 +113,7 @@ def conversations(number: int, turns: int) -> list[Pair]:
     for i in range(number):
         messages = [Message(role="system", content="Be kind.")] * (i % 2)
         for turn in range(turns):
-            text = f"why {turn}" if turn else f"question {i}"
+            text = f"why {turn}" if turn else question(i)
             messages = [*messages, Message(role="user", content=text)]
             values = {"messages": tuple(messages), "prompt_id": prompt_id(messages)}
             pair = make_pair(text, f"answer {turn}", f"other {turn}")
@@ -119,8 +122,15 @@ def conversations(number: int, turns: int) -> list[Pair]:
     return pairs
 
 
+def grouped(path: Path, pairs: list[Pair]) -> pl.DataFrame:
+    """The pairs as the split sees them."""
+    prompts = {pair.prompt_id: pair.messages for pair in pairs}
+    groups = group_of(texts_of(prompts.items()), deduplicated=True).rename({"id": "prompt_id"})
+    return read_pairs(as_dataset(path, pairs)).join(groups, on="prompt_id")
+
+
 def test_conversations_that_continue_one_another_share_a_part(tmp_path: Path) -> None:
-    rows = read_pairs(as_dataset(tmp_path / "pairs", conversations(50, turns=4)))
+    rows = grouped(tmp_path / "pairs", conversations(50, turns=4))
     config = AssembleDatasetConfig(scorer_share=0.3, eval_share=0.1)
     parts = rows.join(split_prompts(rows, config), on="prompt_id")
     family = pl.col("id").str.split(".").list.first()
@@ -131,9 +141,41 @@ def test_conversations_that_continue_one_another_share_a_part(tmp_path: Path) ->
     assert backwards.equals(split_prompts(rows, config).sort("prompt_id"))
 
 
+def held_out_and_free(
+    tmp_path: Path, opening: Callable[[str], str]
+) -> tuple[set[str], set[str], dict]:
+    """Questions behind scorer and eval pairs, and those that free prompts go on from."""
+    prompts, pairs = data()
+    for i in range(80):
+        turns = (
+            Message(role="user", content=opening(question(i))),
+            Message(role="assistant", content=f"{question(i + 500)} {question(i + 1000)}"),
+            Message(role="user", content=f"{question(i + 1500)} {question(i + 2000)}"),
+        )
+        more = labelled(question(i), CATEGORIES[i % 4])
+        prompts.append(more.model_copy(update={"id": prompt_id(turns), "messages": turns}))
+    parts, metrics = assemble(tmp_path, prompts, pairs)
+    held = {p.messages[0].content for n in ("scorer_pairs", "eval_pairs") for p in parts[n]}
+    lines = (tmp_path / "train_pairs/free_prompts.csv").read_text().splitlines()[1:]
+    free_ids = {line.split(",")[0] for line in lines}
+    free = {question(i) for i in range(80) if prompts[80 + i].id in free_ids}
+    return held, free, metrics
+
+
+@pytest.mark.parametrize("opening", [str, str.upper, lambda text: text + " Do!"])
+def test_free_prompts_do_not_go_on_from_what_scorers_or_evaluation_hold(
+    tmp_path: Path, opening: Callable[[str], str]
+) -> None:
+    held, free, metrics = held_out_and_free(tmp_path, opening)
+    assert not held & free
+    assert free == {question(i) for i in range(80)} - held
+    assert metrics["num_free_prompts"] == len(free) == 80 - len(held) > 0
+    assert metrics["num_free_prompts_like_held_out"] == len(held) > 0
+
+
 def test_a_large_family_takes_no_place_of_the_held_out_prompts(tmp_path: Path) -> None:
     pairs = conversations(1, turns=30) + conversations(21, turns=1)[1:]
-    rows = read_pairs(as_dataset(tmp_path / "pairs", pairs))
+    rows = grouped(tmp_path / "pairs", pairs)
     for seed in range(20):
         config = AssembleDatasetConfig(scorer_share=0.2, eval_share=0.1, seed=seed)
         sizes = dict(split_prompts(rows, config)["part"].value_counts().iter_rows())

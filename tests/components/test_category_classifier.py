@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from components.classify_prompts.embedding import Embedder
 from components.classify_prompts.stage import classify_prompts
 from equilibrate_core.artifacts import StageRun
 from equilibrate_core.errors import StageError
-from equilibrate_core.records import LabelledPrompt, Message, Prompt, prompt_id
+from equilibrate_core.records import LabelledPrompt, Message, Prompt, digest, prompt_id
 from equilibrate_core.tables import read_dataset, write_dataset
 from tests.fake_generator import FakeGenerator, opener
 from tests.tiny_model import as_artifact, make_tiny_model
@@ -19,11 +20,14 @@ CONFIG = ClassifierConfig(batch_size=4)
 
 
 def made_up(num: int, *, gold: bool = True) -> list[Prompt]:
-    """Prompts that any model can tell apart: those of EHD have nothing but b's, NONE but z's."""
+    """Prompts that any model can tell apart: those of EHD have b's, NONE z's, and a number each.
+
+    A long run of one letter is one 5-gram, so that by far most of a prompt's are its own.
+    """
     rows = []
     for i in range(num):
         letter, category = (("b", "EHD"), ("z", "NONE"))[i % 2]
-        messages = (Message(role="user", content=f"{letter * 12} {letter * (i // 2 + 1)}"),)
+        messages = (Message(role="user", content=f"{1000 + 37 * (i // 2)} {letter * 120}"),)
         rows.append(
             Prompt(
                 id=prompt_id(messages),
@@ -118,6 +122,45 @@ def test_no_prompt_is_on_both_sides_and_order_does_not_matter() -> None:
     assert {rows[i].id for i in split.seed} == {rows[::-1][i].id for i in backwards.seed}
     smaller = split_prompts(rows, CONFIG.model_copy(update={"seed_size": 10}), seed=0)
     assert set(smaller.seed) < set(split.seed)
+
+
+def gold(*turns: str, category: str = "EHD") -> Prompt:
+    roles = ("user", "assistant")
+    messages = tuple(Message(role=roles[i % 2], content=t) for i, t in enumerate(turns))
+    return Prompt(id=prompt_id(messages), messages=messages, source="t", gold_category=category)
+
+
+def families(number: int) -> list[list[Prompt]]:
+    """Families of a question, its near-duplicates, and a conversation that goes on from it."""
+    made = []
+    for i in range(number):
+        words = [digest([i, k])[:6] for k in range(12)]
+        text = " ".join(words)
+        near = " ".join([*words[:11], "now"])
+        longer = gold(text + "!", "Gladly: " + text, "And " + " ".join(words[::-1]))
+        made.append([gold(text), gold(text.upper() + "?"), gold(near), longer])
+    return made
+
+
+@pytest.mark.parametrize("seed_labels", ["gold", "llm"])
+@pytest.mark.parametrize("seed_size", [5000, 30])
+def test_near_duplicates_and_continued_conversations_measure_nothing_they_taught(
+    seed_labels: str, seed_size: int
+) -> None:
+    made = families(40)
+    rows = [row for family in made for row in family]
+    config = ClassifierConfig.model_validate({"seed_labels": seed_labels, "seed_size": seed_size})
+    split = split_prompts(rows, config, seed=0)
+    learned, measures = ({rows[i].id for i in part} for part in (split.seed, split.held_out))
+    assert len(learned) == min(seed_size, 112)
+    assert len(measures) >= 48
+    for family in made:
+        ids = {row.id for row in family}
+        assert not (ids & learned and ids & measures)
+    shuffled = random.Random(1).sample(rows, len(rows))
+    again = split_prompts(shuffled, config, seed=0)
+    assert {shuffled[i].id for i in again.seed} == learned
+    assert {shuffled[i].id for i in again.held_out} == measures
 
 
 def test_features_do_not_depend_on_the_batch(model: Path) -> None:

@@ -1,21 +1,28 @@
 """train_scorer learns, reports honestly, and refuses what it cannot learn from."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+from components.assemble_dataset.prompt_groups import conversations as texts_of
+from components.assemble_dataset.shingling import jaccard
 from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.objective import ScorerObjective, ScorerRow, compared_values
+from components.train_scorer.splits import HELD_OUT, TRAINED, prompt_fates
 from components.train_scorer.stage import encode_pairs, train_scorer
 from equilibrate_core.artifacts import Counts, read_manifest
 from equilibrate_core.errors import DataError
 from equilibrate_core.models import load_tokenizer
+from equilibrate_core.records import Message, Pair
 from equilibrate_core.scorer import load_scorer, new_scorer_model, score_responses
 from equilibrate_core.training_config import TrainingConfig
 from tests.components.scoring_fixtures import as_dataset, harm_pairs, make_pair
+from tests.components.test_assemble_dataset import conversations
 
+USED = (TRAINED, HELD_OUT)
 TRAINING = TrainingConfig(
     epochs=4,
     batch_size=8,
@@ -99,6 +106,62 @@ def test_held_out_prompts_are_not_trained_on_even_when_they_repeat(tiny_model: P
     ]
     assert not prompts[0] & prompts[1]
     assert (len(rows), len(held_out)) == (16, 4)
+
+
+def sides(pairs: list[Pair], **changes: object) -> dict[str, str]:
+    """What becomes of each prompt, by its last turn."""
+    fates = prompt_fates(config(**changes), pairs)
+    return {pair.messages[-1].content: fates[pair.prompt_id] for pair in pairs}
+
+
+def copies(number: int) -> list[Pair]:
+    """Prompts three times each: as they are, shouted, and with one letter more."""
+    texts = [text for pair in harm_pairs(number) for text in alike(pair.messages[0].content)]
+    return [make_pair(text, "no", "yes") for text in texts]
+
+
+def alike(text: str) -> tuple[str, str, str]:
+    return text, text.upper() + "!!", text + "s"
+
+
+@pytest.mark.parametrize("rows", ["all", "first_half", "second_half"])
+def test_near_duplicates_are_trained_on_or_held_out_together(rows: str) -> None:
+    found = sides(copies(40), rows=rows)
+    for pair in harm_pairs(40):
+        assert len({found[text] for text in alike(pair.messages[0].content)}) == 1
+    counted = Counter(found.values())
+    assert counted[HELD_OUT] > 0 and counted[TRAINED] > 2 * counted[HELD_OUT]
+
+
+def test_conversations_that_continue_one_another_are_held_out_together() -> None:
+    pairs = conversations(40, turns=3)
+    fates = prompt_fates(config(), pairs)
+    families = {pair.id.split(".")[0] for pair in pairs}
+    found = {
+        family: {fates[p.prompt_id] for p in pairs if p.id.split(".")[0] == family}
+        for family in families
+    }
+    assert {len(fate) for fate in found.values()} == {1}
+    assert Counter(fate for (fate,) in found.values()) == {TRAINED: 32, HELD_OUT: 8}
+
+
+def test_what_becomes_of_a_prompt_does_not_depend_on_the_order_of_the_pairs() -> None:
+    pairs = copies(20) + conversations(10, turns=3)
+    for half in ("all", "first_half", "second_half"):
+        there = prompt_fates(config(rows=half), pairs)
+        assert there == prompt_fates(config(rows=half), pairs[::-1])
+        assert len(there) == 90
+
+
+def test_the_judging_cost_model_sees_nothing_like_what_made_the_masks() -> None:
+    pairs = copies(30)
+    first, second = (sides(pairs, rows=half) for half in ("first_half", "second_half"))
+    seen = [{x for x, fate in part.items() if fate in USED} for part in (first, second)]
+    assert all(seen) and not seen[0] & seen[1]
+    one, other = (
+        texts_of((x, (Message(role="user", content=x),)) for x in part)["text"] for part in seen
+    )
+    assert max(jaccard(a, b) for a in one for b in other) < 0.8
 
 
 def test_rows_it_cannot_use_are_counted_by_reason(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 import logging
+import math
 import time
 
 import pytest
 
 from equilibrate_core import generator_endpoint
 from equilibrate_core.completions import Completion
+from equilibrate_core.endpoint_choices import choices_schema, unwrap_choice
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
@@ -246,7 +248,7 @@ def test_label_log_probs_come_only_when_asked_for() -> None:
     def logprobs(text: str) -> list[dict]:
         head, label = text.split(": ")
         top = [
-            {"token": '"Safe', "logprob": -0.5},
+            {"token": label, "logprob": -0.5},
             {"token": '"Unsafe', "logprob": -1.5},
             {"token": "{", "logprob": -3.0},
         ]
@@ -256,13 +258,16 @@ def test_label_log_probs_come_only_when_asked_for() -> None:
         ]
 
     with chat_server(logprobs=logprobs) as server:
-        choices = ["Safe", "Unsafe"]
+        choices = ["Safe", "Unsafe", "Conditional"]
         (asked,) = ask(config_for(server, endpoint_logprobs=True), "x", choices=choices)
         (plain,) = ask(config_for(server), "x", choices=choices)
         first, second = server.bodies
     assert (asked.text, plain.text) == ("Safe", "Safe")
     assert asked.label_logps == {"Safe": -0.5, "Unsafe": -1.5}
-    assert plain.label_logps is None
+    # Hand-worked: 12 tokens at most of e^-3 each would be 0.597; only 0.121 is left.
+    left = 1 - math.exp(-0.5) - math.exp(-1.5) - math.exp(-3)
+    assert asked.label_bounds == pytest.approx({"Conditional": math.log(left)})
+    assert (plain.label_logps, plain.label_bounds) == (None, None)
     assert (first["logprobs"], first["top_logprobs"]) == (True, 20)
     assert "logprobs" not in second
 
@@ -282,7 +287,7 @@ CHOICE = '{"choices": [{"message": {"content": %s}, "finish_reason": "stop"%s}]%
     ],
 )
 def test_an_answer_of_another_layout_is_a_broken_one(body: str) -> None:
-    schema = generator_endpoint.choices_schema(["a", "b"])
+    schema = choices_schema(["a", "b"])
     request = {"logprobs": True, "response_format": {"json_schema": {"schema": schema}}}
     with pytest.raises(generator_endpoint.BrokenAnswer):
         generator_endpoint.read_completion(body, request)
@@ -295,4 +300,4 @@ def test_what_a_server_says_can_be_stored() -> None:
 
 def test_a_choice_of_a_thousand_brackets_is_an_error() -> None:
     answer = Completion("[" * 5_000, "stop", 1)
-    assert "none of" in (generator_endpoint.unwrap_choice(answer, ["a"]).error or "")
+    assert "none of" in (unwrap_choice(answer, ["a"], 8).error or "")

@@ -227,8 +227,11 @@ def test_a_bare_verdict_is_one_label_exactly(text: str) -> None:
 
 
 def test_a_verdict_cut_by_the_length_limit_is_none() -> None:
-    with pytest.raises(ValueError, match="did not end within"):
+    with pytest.raises(ValueError, match="did not end within 192 tokens; raise max_tokens"):
         read_verdict(QUESTION, completion(verdict("Red"), "length"), CONFIG)
+    with pytest.raises(ValueError, match="did not end within 192 tokens; raise max_tokens"):
+        read_verdict(QUESTION, completion("Re", "length"), BARE)
+    assert read_verdict(QUESTION, completion("Red", "length"), BARE) == ("Red", "")
 
 
 def test_a_failed_request_is_unscored_with_its_error() -> None:

@@ -51,6 +51,35 @@ def test_priors_are_the_mean_over_the_texts_without_content() -> None:
     assert label_priors(answers, LABELS) == pytest.approx({"Red": 2.2 / 3, "Blue": 0.8 / 3})
 
 
+def test_an_unlisted_label_stands_at_its_bound() -> None:
+    bounded = Completion(
+        "Red", "stop", 1, label_logps={"Red": math.log(0.6)}, label_bounds={"Blue": math.log(0.2)}
+    )
+    assert label_probs(bounded, LABELS) == pytest.approx({"Red": 0.75, "Blue": 0.25})
+
+
+def test_the_prior_of_an_unlisted_label_is_its_bound_not_nearly_zero() -> None:
+    # Hand-worked: priors 0.9/0.95 and 0.05/0.95; of the row 0.9 : 0.01 that makes
+    # 0.9/0.9 : 0.01/0.05 = 1 : 0.2. A floor of 1e-6 made Blue the verdict with 0.9999.
+    nothing = Completion(
+        "Red", "stop", 1, label_logps={"Red": math.log(0.9)}, label_bounds={"Blue": math.log(0.05)}
+    )
+    found = calibrated(sure(0.9, 0.01), label_priors([nothing], LABELS))
+    assert found.text == "Red"
+    assert label_probs(found, LABELS) == pytest.approx({"Red": 1 / 1.2, "Blue": 0.2 / 1.2})
+
+
+def test_an_unlisted_label_is_never_the_verdict_but_lowers_its_confidence() -> None:
+    # Hand-worked: at most 0.05/0.02 = 2.5 of Blue against 0.49/0.98 = 0.5 of Red.
+    row = Completion(
+        "Red", "stop", 1, label_logps={"Red": math.log(0.49)}, label_bounds={"Blue": math.log(0.05)}
+    )
+    found = calibrated(row, {"Red": 0.98, "Blue": 0.02})
+    assert found.text == "Red"
+    assert label_probs(found, LABELS) == pytest.approx({"Red": 0.5 / 3.0, "Blue": 2.5 / 3.0})
+    assert (set(found.label_logps or {}), set(found.label_bounds or {})) == ({"Red"}, {"Blue"})
+
+
 def test_a_judge_that_leans_to_one_label_is_set_upright() -> None:
     def leaning(prompt: str, _: object) -> Completion:
         return sure(0.7, 0.3) if "sky" in prompt else sure(0.9, 0.1)

@@ -175,6 +175,15 @@ def test_stages_on_one_volume_keep_out_of_each_others_answers(tmp_path: Path) ->
     assert folder(generations="a") != folder(generations="b")
 
 
+def test_answers_without_log_probs_do_not_stand_for_answers_with_them(tmp_path: Path) -> None:
+    endpoint = {"backend": "endpoint", "endpoint_url": "http://one/v1", "endpoint_model": "m"}
+    with Ledger(tmp_path) as ledger:
+        for logprobs in (False, True):
+            generator = red()
+            ask_with(ledger, generator, "one", judge_at={**endpoint, "endpoint_logprobs": logprobs})
+            assert len(generator.asked) == 1
+
+
 def test_a_line_the_disk_spoilt_is_asked_again(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.record(["a", "b"])(0, ANSWER)

@@ -9,7 +9,13 @@ import torch
 from equilibrate_core.chat import encode_prompt
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.generator_transformers import TransformersGenerator
-from equilibrate_core.label_tokens import first_tokens, label_completion, logps_in_json
+from equilibrate_core.label_tokens import (
+    SMALLEST_PROB,
+    bounds_in_json,
+    first_tokens,
+    label_completion,
+    logps_in_json,
+)
 from equilibrate_core.models import load_causal_lm, load_tokenizer
 from equilibrate_core.records import CATEGORIES, Message
 from equilibrate_core.verdict_labels import REFUSAL_LABELS, SAFETY_LABELS
@@ -100,5 +106,48 @@ def test_label_probabilities_are_read_where_the_verdict_begins() -> None:
 
 def test_without_the_field_there_are_no_label_probabilities() -> None:
     text = json.dumps({"other": "EHD"})
-    assert logps_in_json(tokens(text, alternatives={}), SCHEMA) is None
-    assert logps_in_json([], SCHEMA) is None
+    for read in (logps_in_json, bounds_in_json):
+        assert read(tokens(text, alternatives={}), SCHEMA) is None
+        assert read([], SCHEMA) is None
+
+
+def bounds(first: str, **listed: float) -> dict[str, float]:
+    """Upper bounds of unlisted labels where `first` was taken among the `listed` tokens."""
+    opening = '{"category": "'
+    found = bounds_in_json(tokens(opening, first, '"}', alternatives={1: listed}), SCHEMA)
+    assert found is not None
+    return {label: math.exp(logp) for label, logp in found.items()}
+
+
+def test_an_unlisted_label_is_no_likelier_than_its_tokens_could_be() -> None:
+    # NONE could begin with N, NO, NON, NONE and NONE": five tokens of at most 0.01 each.
+    assert bounds("E", E=0.6, I=0.2, x=0.01) == pytest.approx({"NONE": 0.05})
+    # IHD and NONE share what the others leave.
+    assert bounds("E", E=0.9, x=0.08) == pytest.approx({"IHD": 0.02, "NONE": 0.02})
+
+
+def test_all_labels_listed_leave_nothing_to_bound() -> None:
+    assert bounds("E", E=0.5, I=0.2, N=0.1) == {}
+
+
+def test_the_token_that_was_taken_says_nothing_about_those_outside() -> None:
+    # A grammar made the server take the unlikely I, which it then lists out of turn.
+    assert bounds("I", x=0.5, E=0.02, I=1e-9) == pytest.approx({"NONE": 5 * 0.02})
+
+
+def test_a_token_that_could_begin_two_labels_counts_for_both() -> None:
+    schema = {"properties": {"category": {"enum": ["full yes", "full no", "part"]}}}
+    listed = {1: {"full": 0.9, "part": 0.06, "x": 0.04}}
+    found = bounds_in_json(tokens('{"category": "', "full", alternatives=listed), schema)
+    assert found == pytest.approx({"full yes": math.log(0.9), "full no": math.log(0.9)}, abs=1e-5)
+
+
+def test_rounding_leaves_no_label_without_a_bound() -> None:
+    assert bounds("E", E=1.0, I=1e-5) == pytest.approx({"NONE": SMALLEST_PROB})
+
+
+def test_the_label_that_was_taken_is_listed_even_outside_the_likeliest() -> None:
+    outside = tokens('{"category": "', "I", alternatives={1: {"x": 0.7, "E": 0.1}})
+    outside[1]["logprob"] = math.log(0.001)
+    expected = {"EHD": math.log(0.1), "IHD": math.log(0.001)}
+    assert logps_in_json(outside, SCHEMA) == pytest.approx(expected)
