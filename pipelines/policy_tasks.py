@@ -25,6 +25,7 @@ class PolicyTasks:
     judge_model: Any
     labelled_prompts: Any
     eval_pairs: Any
+    labelled_answers: Any
     reward_model: Any
     cost_model: Any
     eval_cost_model: Any

@@ -54,6 +54,8 @@ def test_a_control_is_trained_judged_and_benchmarked_beside_the_policy(tmp_path:
     )
     checked = [n for n, t in graph.items() if "labelled_pairs" in t["inputs"].get("artifacts", {})]
     assert len(checked) == 1, "one model's judging is enough to check the judge against people"
+    labelled = graph[checked[0]]["inputs"]["artifacts"]["labelled_answers"]["taskOutputArtifact"]
+    assert labelled["producerTask"] == "import-data"
 
 
 def test_a_control_of_another_precision_is_refused() -> None:
