@@ -245,8 +245,8 @@ def _scorers(
 def _results(config: RunConfig, tasks: PolicyTasks, scored: Any, policy: Any) -> dict[str, Any]:
     """Answers, verdicts and benchmarks of base, aligned and control, as the report takes them."""
     given, base = tasks.make.given, tasks.base_model
-    base_answers = tasks.generate(given["generate_base_config"], base, "base")
-    aligned_answers = tasks.generate(given["generate_aligned_config"], policy, "aligned")
+    base_answers = tasks.generate(base, "base")
+    aligned_answers = tasks.generate(policy, "aligned")
     against_base = {"other_generations": base_answers}
     labelled = {"labelled_pairs": tasks.eval_pairs, "labelled_answers": tasks.labelled_answers}
     # Before those of other models: kfp numbers tasks, and its cache knows them by name.
@@ -266,7 +266,7 @@ def _results(config: RunConfig, tasks: PolicyTasks, scored: Any, policy: Any) ->
         "Train control policy",
         config.train_control.num_nodes,
     )
-    answers = tasks.generate(given["generate_control_config"], control, "control")
+    answers = tasks.generate(control, "control")
     return results | {
         "control_policy": control,
         "control_generations": answers,
