@@ -5,7 +5,8 @@
         [--study ablation|scaling] [--sizes N N …] [--skip-arm-benchmarks]
 
 FOLDER holds the public sets as published, in these sub-folders: equilibrate, pku_saferlhf, hh_rlhf,
-helpful_pairs, safety_prompts, helpful_prompts, benchmarks. None of them comes with this project.
+helpful_pairs, safety_prompts, helpful_prompts, judge_labels, benchmarks. None of them comes with
+this project.
 
 --study trains the arms of pipelines/configs/ablation.yaml, or a curve a category over --sizes,
 beside the run's own policy, and the report sets them side by side. Every arm takes what the run's
@@ -52,6 +53,8 @@ SOURCES: tuple[tuple[str, str, str, str], ...] = (
     ("sst", "simple_safety_tests", f"{SAFETY}/simple_safety_tests.csv", "CC BY 4.0"),
     ("mt_bench", "mt_bench", "helpful_prompts/mt_bench_questions.jsonl", "see upstream"),
     ("alpaca_eval", "alpaca_eval", "helpful_prompts/alpaca_eval_davinci003.jsonl", "CC BY-NC 4.0"),
+    ("gptfuzz", "gptfuzz", "judge_labels/gptfuzz_jailbroken.csv", "MIT"),
+    ("pyrit", "pyrit_refusal", "judge_labels/pyrit_refusal.csv", "MIT"),
 )
 
 

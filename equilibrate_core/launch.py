@@ -7,11 +7,12 @@ it the trainings that are not for several nodes.
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from equilibrate_core.artifacts import write_json
-from equilibrate_core.config import StageConfig, load_config
+from equilibrate_core.config import StageConfig, load_config, parse_config
 from equilibrate_core.inputs import Kind, check_unchanged
 from equilibrate_core.model_cache import shelve, unshelve
 from equilibrate_core.stage import Metrics, Stage, configure_logging, report_error
@@ -45,17 +46,21 @@ def launch(
     metrics: KfpMetrics,
     *,
     input_digests: str = "{}",
+    fields: Mapping[str, Any] | None = None,
     **paths: Any,
 ) -> None:
     """Run a stage inside a Kubeflow task and log its scalars.
 
     `paths` are KFP artifacts (anything with a `path`) or None, `input_digests` what resolve_inputs
-    found at the URIs that the stage reads. A user's mistake ends the task with one clear line
-    instead of a traceback.
+    found at the URIs that the stage reads, `fields` what tells a task from others with the same
+    section. A user's mistake ends the task with one clear line instead of a traceback.
     """
     configure_logging()
     try:
         section = load_config(config, config_type)
+        if fields:
+            values = {**section.model_dump(mode="json"), **fields}
+            section = parse_config(values, config_type, "the task's section")
         arguments = {n: Path(a.path) for n, a in paths.items() if a is not None}
         if stage.__name__ == "import_model":
             scalars = run_stage(stage, section, arguments)

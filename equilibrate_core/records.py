@@ -15,6 +15,7 @@ CATEGORIES: tuple[Category, ...] = ("EHD", "IHD", "MHD", "NONE")
 HARM_CATEGORIES: tuple[Category, ...] = ("EHD", "IHD", "MHD")
 Role = Literal["system", "user", "assistant"]
 Dimension = Literal["helpful", "harmless"]
+Refusal = Literal["Compliance", "Partial", "Refusal"]
 HARM_DISPUTED = "is_harmful_disputed"
 """Metadata key of a suite's prompt that is harmful by one source and benign by another; its
 `is_harmful` is None, yet it is no helpfulness prompt: nobody can say what a good answer is."""
@@ -113,6 +114,23 @@ class ScoredPair(Pair):
     rejected_initial_cost: float
 
 
+class LabelledAnswer(Record):
+    """An answer with what people said of it: judges are checked against it, nothing learns from it.
+
+    Only rows with at least one label exist.
+    """
+
+    id: str
+    prompt_id: str
+    messages: tuple[Message, ...] = Field(min_length=1)
+    answer: Text
+    is_safe: bool | None = None
+    """Whether people called it safe."""
+    refusal: Refusal | None = None
+    """Whether it does what was asked, in people's words."""
+    source: str
+
+
 class Generation(Record):
     """One answer sampled from one model."""
 
@@ -167,6 +185,13 @@ def prompt_id(messages: Sequence[Message]) -> str:
 def pair_id(prompt: str, chosen: str, rejected: str, dimension: str) -> str:
     """Stable id of a pair of answers to the prompt with id `prompt`."""
     return digest([prompt, normalise_text(chosen), normalise_text(rejected), dimension])
+
+
+def labelled_answer_id(
+    prompt: str, answer: str, is_safe: bool | None, refusal: Refusal | None
+) -> str:
+    """Stable id of an answer to the prompt with id `prompt` and of all that was said of it."""
+    return digest([prompt, normalise_text(answer), is_safe, refusal])
 
 
 def digest(value: object) -> str:

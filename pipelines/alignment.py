@@ -150,6 +150,7 @@ def _wire(config: RunConfig, make: TaskMaker, digests: Any) -> None:
         judge_model=judge,
         labelled_prompts=labelled,
         eval_pairs=dataset.outputs["eval_pairs"],
+        labelled_answers=data["labelled_answers"],
         **scorers,
     )
     train_pairs = _train_pairs(config, tasks, dataset.outputs["train_pairs"])
@@ -244,14 +245,15 @@ def _scorers(
 def _results(config: RunConfig, tasks: PolicyTasks, scored: Any, policy: Any) -> dict[str, Any]:
     """Answers, verdicts and benchmarks of base, aligned and control, as the report takes them."""
     given, base = tasks.make.given, tasks.base_model
-    base_answers = tasks.generate(given["generate_base_config"], base, "base")
-    aligned_answers = tasks.generate(given["generate_aligned_config"], policy, "aligned")
+    base_answers = tasks.generate(base, "base")
+    aligned_answers = tasks.generate(policy, "aligned")
     against_base = {"other_generations": base_answers}
+    labelled = {"labelled_pairs": tasks.eval_pairs, "labelled_answers": tasks.labelled_answers}
     # Before those of other models: kfp numbers tasks, and its cache knows them by name.
     results = {
         "base_generations": base_answers,
         "aligned_generations": aligned_answers,
-        "base_verdicts": tasks.judge(base_answers, "base", labelled_pairs=tasks.eval_pairs),
+        "base_verdicts": tasks.judge(base_answers, "base", **labelled),
         "aligned_verdicts": tasks.judge(aligned_answers, "aligned", **against_base),
         "base_benchmarks": tasks.benchmark(base, "base"),
         "aligned_benchmarks": tasks.benchmark(policy, "aligned"),
@@ -264,7 +266,7 @@ def _results(config: RunConfig, tasks: PolicyTasks, scored: Any, policy: Any) ->
         "Train control policy",
         config.train_control.num_nodes,
     )
-    answers = tasks.generate(given["generate_control_config"], control, "control")
+    answers = tasks.generate(control, "control")
     return results | {
         "control_policy": control,
         "control_generations": answers,

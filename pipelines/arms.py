@@ -42,7 +42,7 @@ def gathered_arms(
             f"Train policy {arm.name}",
             num_nodes,
         )
-        answers = tasks.generate(given[f"arm_{arm.slug}_generate_config"], policy, arm.name)
+        answers = tasks.generate(policy, arm.name)
         optional = {} if gathered is None else {"earlier_arms": gathered}
         if with_benchmarks:
             optional["benchmarks"] = tasks.benchmark(policy, arm.name)

@@ -25,6 +25,7 @@ class PolicyTasks:
     judge_model: Any
     labelled_prompts: Any
     eval_pairs: Any
+    labelled_answers: Any
     reward_model: Any
     cost_model: Any
     eval_cost_model: Any
@@ -53,12 +54,13 @@ class PolicyTasks:
             base_model=self.base_model,
         ).outputs["policy"]
 
-    def generate(self, section: Any, model: Any, arm: str) -> Any:
-        """A model's answers to the run's prompts."""
+    def generate(self, model: Any, arm: str) -> Any:
+        """A model's answers to the run's prompts: one section for all, so that they compare."""
         return self.make(
             generate_responses,
-            section,
+            self.make.given["generate_responses_config"],
             f"Generate with {arm} model",
+            model_name=arm,
             prompts=self.labelled_prompts,
             model=model,
         ).outputs["generations"]

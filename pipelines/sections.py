@@ -12,7 +12,6 @@ from pipelines.run_config import RunConfig
 
 def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
     """The pipeline's parameters and their defaults: every task's own section as JSON."""
-    generate = config.generate_responses
     ask = config.kubeflow.api_url if cluster else ""
     told: dict[str, Any] = {"run_name": config.name}
     if config.plan is not None:
@@ -29,8 +28,7 @@ def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
         "eval_cost_model_config": to_json(config.train_scorer.eval_cost),
         "score_tokens_config": to_json(config.score_tokens),
         "train_policy_config": to_json(config.train_policy),
-        "generate_base_config": to_json(generate.model_copy(update={"model_name": "base"})),
-        "generate_aligned_config": to_json(generate.model_copy(update={"model_name": "aligned"})),
+        "generate_responses_config": to_json(config.generate_responses),
         "judge_responses_config": to_json(config.judge_responses),
         "score_benchmarks_config": to_json(config.score_benchmarks),
         "write_report_config": to_json(config.write_report.model_copy(update=told)),
@@ -50,24 +48,17 @@ def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
 
 def optional_sections(config: RunConfig) -> dict[str, str]:
     """Parameters that are there only when their section is: others would puzzle in the UI."""
-    generate = config.generate_responses
     found: dict[str, str] = {}
     if config.build_pairs is not None:
         found["build_pairs_config"] = to_json(config.build_pairs)
     if config.train_control is not None:
         found["train_control_config"] = to_json(config.train_control)
-        found["generate_control_config"] = to_json(
-            generate.model_copy(update={"model_name": "control"})
-        )
     if config.plan is None:
         return found
     for arm in config.plan.new_data:
         found[f"arm_{arm.slug}_assemble_config"] = arm.data
     for arm in config.plan.arms:
         found[f"arm_{arm.slug}_train_config"] = to_json(arm.training)
-        found[f"arm_{arm.slug}_generate_config"] = to_json(
-            generate.model_copy(update={"model_name": arm.name})
-        )
     return found
 
 

@@ -8,12 +8,13 @@ from kfp.dsl import Dataset, Input, Metrics, Model, Output
 def generate_responses(
     config: str,
     code_digest: str,
+    model_name: str,
     prompts: Input[Dataset],
     model: Input[Model],
     generations: Output[Dataset],
     metrics: Output[Metrics],
 ):
-    """Answer the evaluation prompts with one model."""
+    """Answer the evaluation prompts with one model, called `model_name` from here on."""
     from components.generate_responses.config import GenerateResponsesConfig
     from components.generate_responses.stage import generate_responses
     from equilibrate_core.launch import launch
@@ -23,6 +24,7 @@ def generate_responses(
         GenerateResponsesConfig,
         config,
         metrics,
+        fields={"model_name": model_name},
         prompts=prompts,
         model=model,
         generations=generations,

@@ -10,7 +10,7 @@ class GenerateResponsesConfig(StageConfig):
     """Which evaluation prompts one model answers, and how."""
 
     model_name: str = Field(default="base", min_length=1)
-    """Name of the arm the answers belong to: base, aligned, …"""
+    """Name of the arm the answers belong to: base, aligned, … In a run every task has its own."""
     suites: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Evaluation suites to answer; None for all. One that no prompt belongs to is an error."""
     max_prompts_per_suite: int | None = Field(default=None, ge=1)

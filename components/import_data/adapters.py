@@ -13,6 +13,7 @@ from components.import_data.reshape import (
     conversation_answers,
     first_user_turn,
     transcript_answers,
+    unrecorded_request,
 )
 
 Row = dict[str, Any]
@@ -137,6 +138,21 @@ ADAPTERS: dict[str, Adapter] = {
             "rejected_is_safe": "rejected_is_safe?",
         }
     ),
+    "answers": Adapter(
+        {
+            "prompt": "prompt",
+            "answer": "answer|response",
+            "is_safe": "is_safe?",
+            "refusal": "refusal?",
+        }
+    ),
+    "gptfuzz": Adapter(
+        {"prompt": "prompt", "answer": "Response", "is_safe": "is_safe"},
+        reshape=unrecorded_request,
+    ),
+    "pyrit_refusal": Adapter(
+        {"prompt": "objective", "answer": "assistant_response", "refusal": "human_score"}
+    ),
 }
 
 CATEGORY_VALUES = {
@@ -150,11 +166,25 @@ CATEGORY_VALUES = {
 LABEL_VALUES = {"safe": False, "unsafe": True}
 FLAG_VALUES = {"true": True, "false": False, "1": True, "0": False}
 DIMENSION_VALUES = {"helpful": "helpful", "harmless": "harmless"}
+REFUSAL_VALUES = {
+    "compliance": "Compliance",
+    "partial": "Partial",
+    "refusal": "Refusal",
+    "false": "Compliance",
+    "true": "Refusal",
+    "0": "Compliance",
+    "1": "Refusal",
+    "1_full_compliance": "Compliance",  # these three are XSTest's
+    "2_full_refusal": "Refusal",
+    "3_partial_refusal": "Partial",
+}
 VALUES: dict[str, Mapping[str, Any]] = {
     "category": CATEGORY_VALUES,
     "label": LABEL_VALUES,
     "chosen_is_safe": FLAG_VALUES,
     "rejected_is_safe": FLAG_VALUES,
     "dimension": DIMENSION_VALUES,
+    "is_safe": FLAG_VALUES,
+    "refusal": REFUSAL_VALUES,
 }
 """What the values of a closed field mean; `label` says whether a safe model should decline."""

@@ -12,9 +12,10 @@ def import_data(
     prompts: Output[Dataset],
     pairs: Output[Dataset],
     quarantine: Output[Dataset],
+    labelled_answers: Output[Dataset],
     metrics: Output[Metrics],
 ):
-    """Read every source into prompts, pairs and quarantined rows.
+    """Read every source into prompts, pairs, labelled answers and quarantined rows.
 
     `code_digest` is there for the cache to see, `input_digests` (from resolve_inputs) also to be
     compared with what was read.
@@ -32,4 +33,5 @@ def import_data(
         prompts=prompts,
         pairs=pairs,
         quarantine=quarantine,
+        labelled_answers=labelled_answers,
     )

@@ -25,7 +25,12 @@ AdapterName = Literal[
     "wildchat",
     "prompts",
     "pairs",
+    "answers",
+    "gptfuzz",
+    "pyrit_refusal",
 ]
+ANSWER_ADAPTERS = ("answers", "gptfuzz", "pyrit_refusal")
+"""Those whose rows are answers that people labelled: judges are checked against them."""
 GENERIC_FIELDS: dict[str, tuple[str, ...]] = {
     "prompts": ("prompt", "id", "category", "label", "references", "language"),
     "pairs": (
@@ -39,8 +44,9 @@ GENERIC_FIELDS: dict[str, tuple[str, ...]] = {
         "chosen_is_safe",
         "rejected_is_safe",
     ),
+    "answers": ("prompt", "answer", "is_safe", "refusal"),
 }
-"""What the two generic adapters can read, and so what `fields` may map."""
+"""What the generic adapters can read, and so what `fields` may map."""
 
 
 class Source(Config):
@@ -51,7 +57,8 @@ class Source(Config):
     uri: str = Field(min_length=1)
     """Local file or folder, s3://bucket/key or folder, or hf://org/name[/subset][@revision]."""
     adapter: AdapterName
-    """How rows are laid out: a public dataset's name, or the generic `prompts` or `pairs`."""
+    """How rows are laid out: a public dataset's name, or the generic `prompts`, `pairs` or
+    `answers` (answers with people's labels, which judges are checked against)."""
     limit: int | None = Field(default=None, ge=1)
     """Read at most this many rows (bad ones included); None reads all."""
     suite: str | None = Field(default=None, pattern=r"^[\w.-]+$")
@@ -81,6 +88,22 @@ class Source(Config):
         scheme, separator, _ = self.uri.partition("://")
         if separator and scheme not in ("s3", "hf"):
             raise ValueError(f"uri {self.uri!r}: only s3://, hf:// and local paths can be read")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_are_no_prompts(self) -> Self:
+        meant_for_prompts = {
+            "suite": self.suite,
+            "is_harmful": self.is_harmful,
+            "dimension": self.dimension,
+            "category": self.category,
+        }
+        given = [name for name, value in meant_for_prompts.items() if value is not None]
+        if self.adapter in ANSWER_ADAPTERS and given:
+            raise ValueError(
+                f"{', '.join(given)}: adapter {self.adapter!r} reads labelled answers, which are "
+                "neither prompts nor pairs; remove it"
+            )
         return self
 
     @model_validator(mode="after")

@@ -11,9 +11,11 @@ from components.import_data.adapters import VALUES, Adapter, Row
 from components.import_data.config import Source
 from components.import_data.rows import RowError, is_unicode
 from equilibrate_core.records import (
+    LabelledAnswer,
     Message,
     Pair,
     Prompt,
+    labelled_answer_id,
     normalise_text,
     pair_id,
     prompt_id,
@@ -39,6 +41,25 @@ def map_row(source: Source, adapter: Adapter, row: Row) -> Mapped:
     pairs = tuple(_pair(prompt, each) for each in values) if adapter.is_pairs else ()
     own = values[0].get("id")
     return Mapped(prompt, pairs, None if own is None else str(own))
+
+
+def map_answer(source: Source, adapter: Adapter, row: Row) -> LabelledAnswer:
+    """The labelled answer of one row."""
+    (shaped,) = adapter.reshape(row) if adapter.reshape else [row]
+    values = _values(source, adapter, shaped)
+    messages, answer = _messages(values["prompt"], None), _checked("answer", values["answer"])
+    prompt, is_safe, refusal = prompt_id(messages), values.get("is_safe"), values.get("refusal")
+    if is_safe is None and refusal is None:
+        raise RowError("no label: neither 'is_safe' nor 'refusal' is given")
+    return LabelledAnswer(
+        id=labelled_answer_id(prompt, answer, is_safe, refusal),
+        prompt_id=prompt,
+        messages=messages,
+        answer=answer,
+        is_safe=is_safe,
+        refusal=refusal,
+        source=source.name,
+    )
 
 
 def _values(source: Source, adapter: Adapter, row: Row) -> Row:

@@ -67,6 +67,15 @@ def first_user_turn(row: Row) -> list[Row]:
     raise RowError("field 'conversation' has no user turn")
 
 
+def unrecorded_request(row: Row) -> list[Row]:
+    """GPTFuzzer: the number of the request stands for its text; `label` 1 means harm, 0 none."""
+    label = str(_present(row, "label")).strip()
+    if label not in ("0", "1"):
+        raise RowError(f"field 'label' is {label!r:.80}; expected 0 or 1")
+    request = f"(Request {_present(row, 'question')}; its text was not recorded.)"
+    return [{**row, "prompt": request, "is_safe": label == "0"}]
+
+
 def _turns(transcript: str, side: str) -> list[Row]:
     opening, *parts = _TURN.split(transcript)
     if opening.strip() or not parts:

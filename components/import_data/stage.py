@@ -1,4 +1,6 @@
-"""import_data: source URIs → `prompts`, `pairs` and `quarantine`, every row accounted for.
+"""import_data: source URIs → `prompts`, `pairs`, `quarantine` and `labelled_answers`.
+
+Every row is accounted for.
 
 The prompts artifact also holds sources.json (licence, adapter, digests and counts per source) and
 metrics.json, the pairs artifact a sources.json without digests and counts.
@@ -14,8 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from components.import_data.answers import Answers
 from components.import_data.blocks import mapped_blocks
-from components.import_data.config import ImportDataConfig, Source
+from components.import_data.config import ANSWER_ADAPTERS, ImportDataConfig, Source
 from components.import_data.intake import Intake
 from components.import_data.ledgers import REASONS
 from components.import_data.mapped_rows import PAIRS, PROMPTS
@@ -23,8 +26,8 @@ from components.import_data.rows import QuarantinedRow
 from components.import_data.sources import Digests, combined_digest, read_source
 from components.import_data.spool import Spool, TableSpool
 from equilibrate_core.artifacts import Counts
-from equilibrate_core.errors import DataError
-from equilibrate_core.records import Pair, Prompt
+from equilibrate_core.errors import ConfigError, DataError
+from equilibrate_core.records import LabelledAnswer, Pair, Prompt
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import write_dataset, write_tables
 
@@ -32,9 +35,14 @@ log = logging.getLogger(__name__)
 
 
 def import_data(
-    config: ImportDataConfig, *, prompts: Path, pairs: Path, quarantine: Path
+    config: ImportDataConfig,
+    *,
+    prompts: Path,
+    pairs: Path,
+    quarantine: Path,
+    labelled_answers: Path | None = None,
 ) -> Metrics:
-    """Read every source through its adapter into prompts, pairs and quarantined rows.
+    """Read every source through its adapter into prompts, pairs, answers and quarantined rows.
 
     Rows keep the order of the sources and of the rows in them. Every pair's prompt is also a
     prompt, and stays one when the pair is dropped. What is dropped and why: see `ledgers`. Raises
@@ -42,6 +50,7 @@ def import_data(
     unusable rows than `max_quarantined_share`.
     """
     run = start_stage("import_data", config)
+    _check_answers(config, labelled_answers)
     with TemporaryDirectory(prefix="import_data-") as name, _without_cycle_search():
         scratch = Path(name)
         with (
@@ -49,15 +58,19 @@ def import_data(
             TableSpool(scratch / "pairs", PAIRS) as held,
             Spool(scratch / "quarantine") as bad,
         ):
-            intake = Intake(first_seen, held, bad)
+            intake, answers = Intake(first_seen, held, bad), Answers()
             files: dict[str, Digests] = {}
             for index, source in enumerate(config.sources):
                 folder = scratch / "sources" / str(index)
-                files[source.name] = _take_source(intake, source, folder)
+                files[source.name] = _take_source(intake, answers, source, folder)
                 _check_quarantined(intake, source, config.max_quarantined_share)
             run = replace(run, inputs={name: combined_digest(each) for name, each in files.items()})
             set_aside = Counts(read=len(bad), kept=len(bad))
             write_dataset(run, quarantine, QuarantinedRow, intake.quarantine(), counts=set_aside)
+            if labelled_answers is not None:
+                write_dataset(
+                    run, labelled_answers, LabelledAnswer, answers.rows, counts=answers.counts
+                )
             num_pairs = write_tables(
                 run,
                 pairs,
@@ -66,7 +79,7 @@ def import_data(
                 counts=intake.pair_counts,
                 extra_files={"sources.json": _json(_origins(config))},
             )
-            metrics = _metrics(intake, num_pairs)
+            metrics = _metrics(intake, num_pairs) | {"labelled_answers": float(len(answers))}
             if disputed := intake.prompts.num_disputed():
                 log.warning("%d evaluation prompts with disputed is_harmful are left out", disputed)
             if disputed := intake.pairs.num_disputed():
@@ -97,11 +110,25 @@ def _without_cycle_search() -> Generator[None]:
             gc.enable()
 
 
-def _take_source(intake: Intake, source: Source, scratch: Path) -> Digests:
+def _check_answers(config: ImportDataConfig, labelled_answers: Path | None) -> None:
+    """Raise ConfigError when rows have nowhere to go."""
+    names = [source.name for source in config.sources if source.adapter in ANSWER_ADAPTERS]
+    if names and labelled_answers is None:
+        raise ConfigError(
+            f"import_data: {', '.join(names)} holds labelled answers; say where they go with "
+            "--labelled_answers"
+        )
+
+
+def _take_source(intake: Intake, answers: Answers, source: Source, scratch: Path) -> Digests:
     digests: Digests = {}
     counts = intake.sources.setdefault(source.name, Counts())
-    for block in mapped_blocks(source, read_source(source, scratch, digests)):
-        intake.take(source, block)
+    blocks = read_source(source, scratch, digests)
+    if source.adapter in ANSWER_ADAPTERS:
+        answers.take(intake, source, blocks)
+    else:
+        for block in mapped_blocks(source, blocks):
+            intake.take(source, block)
     log.info("%s: %d rows read, %d quarantined", source.name, counts.read, counts.quarantined)
     if counts.read == counts.quarantined:
         log.warning(

@@ -17,6 +17,7 @@ def judge_responses(
     metrics: Output[Metrics],
     other_generations: Input[Dataset] = None,
     labelled_pairs: Input[Dataset] = None,
+    labelled_answers: Input[Dataset] = None,
 ):
     """Judge and score one model's answers."""
     from components.judge_responses.config import JudgeResponsesConfig
@@ -36,4 +37,5 @@ def judge_responses(
         verdicts=verdicts,
         other_generations=other_generations,
         labelled_pairs=labelled_pairs,
+        labelled_answers=labelled_answers,
     )

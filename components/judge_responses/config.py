@@ -11,8 +11,9 @@ class JudgeResponsesConfig(JudgeConfig):
     safety_of_benign: bool = False
     """Also ask for the safety of answers to benign prompts, which are judged for refusal anyway."""
     max_human_labels: int = Field(default=200, ge=0)
-    """Answers with human safety labels (of `labelled_pairs`, where given) that judge and cost
-    model are checked against; 0 for none."""
+    """Questions of each kind (safety, refusal, preference) that people have answered too, which
+    judge and cost model are checked on: answers that people labelled, and held-out helpful pairs,
+    two questions each. 0 for none."""
     scorer_batch_size: int = Field(default=16, ge=1)
     """Answers scored at once by the reward and cost models."""
     scorer_max_length: int = Field(default=2048, ge=16)

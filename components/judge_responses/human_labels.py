@@ -1,97 +1,147 @@
-"""How far judge and cost model agree with people: answers whose safety humans labelled.
+"""What the judges are checked on: answers that people labelled, pairs of which people chose one.
 
-pairs with human safety flags -> answers to judge; their verdicts -> agreement.
+held-out pairs + labelled answers -> questions with people's own verdict.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
-from components.judge_responses.config import JudgeResponsesConfig
-from equilibrate_core.agreement import agreement
-from equilibrate_core.metrics import auc
-from equilibrate_core.records import Generation, Pair, Verdict, digest, normalise_text
+from components.judge_responses.questions import JudgedKind, Task, answer_task, comparisons
+from equilibrate_core.records import Generation, LabelledAnswer, Pair, digest, normalise_text
 
-CLASSES = ("Safe", "Unsafe")
+CLASSES: dict[JudgedKind, tuple[str, ...]] = {
+    "safety": ("Safe", "Unsafe"),
+    "refusal": ("Compliance", "Refusal"),
+    "preference": ("first", "second", "tie"),
+}
+"""What verdicts of a kind count as. Of a preference: which answer, as shown, is better; people
+chose one, so that a tie is always a miss."""
+COUNTED = {
+    "Safe": "Safe",
+    "Conditional": "Unsafe",
+    "Unsafe": "Unsafe",
+    "Compliance": "Compliance",
+    "Partial": "Refusal",
+    "Refusal": "Refusal",
+}
+"""What a label counts as in the report's figures, and so here."""
 ARM = "human-labelled"
-Labelled = list[tuple[Generation, bool]]
-"""An answer and whether people called it safe."""
 
 
-def labelled_answers(pairs: Iterable[Pair], max_answers: int) -> Labelled:
-    """Answers that people labelled safe or unsafe, each once, as many as asked.
+@dataclass(frozen=True)
+class Said:
+    """An answer and what people called it."""
 
-    The choice goes by the answers' ids: the same rows whatever order the pairs come in. An answer
-    that people labelled both ways is left out: it has no gold label.
+    answer: Generation
+    label: str
+    """One of the kind's CLASSES."""
+    source: str
+
+    @property
+    def id(self) -> str:
+        """Of the answer."""
+        return self.answer.id
+
+
+RowT = TypeVar("RowT", Said, Pair)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question to the judge that people have answered."""
+
+    task: Task
+    gold: str
+    """One of the kind's CLASSES."""
+
+
+@dataclass(frozen=True)
+class HumanLabels:
+    """What judge and cost model are checked on."""
+
+    checks: tuple[Check, ...] = ()
+    held_out: tuple[Said, ...] = ()
+    """Answers with safety labels whose prompts no cost model was trained on."""
+
+    @property
+    def answer_ids(self) -> set[str]:
+        """Ids of all answers here, none of which is the judged model's."""
+        return {c.task.generation.id for c in self.checks} | {said.id for said in self.held_out}
+
+
+def human_labels(
+    pairs: Sequence[Pair], answers: Sequence[LabelledAnswer], max_questions: int
+) -> HumanLabels:
+    """At most so many questions of each kind, the same ones whatever the order of the rows."""
+    flags = [said for pair in pairs for said in _flags(pair)]
+    safety = [_said(r, r.answer, _flag(r.is_safe)) for r in answers if r.is_safe is not None]
+    refusal = [_said(r, r.answer, COUNTED[r.refusal]) for r in answers if r.refusal is not None]
+    checks = [
+        Check(answer_task(kind, said.answer), said.label)
+        for kind, labelled in (("safety", flags + safety), ("refusal", refusal))
+        for said in in_turn(undisputed(labelled), max_questions)
+    ]
+    for pair in in_turn(filter(_is_helpful_choice, pairs), max_questions // 2):
+        sides = (_answer(pair, text) for text in (pair.chosen, pair.rejected))
+        checks += [Check(task, str(task.order)) for task in comparisons(*sides)]
+    return HumanLabels(tuple(checks), tuple(in_turn(undisputed(flags), max_questions)))
+
+
+def undisputed(labelled: Iterable[Said]) -> list[Said]:
+    """Each answer once.
+
+    One that people labelled in two ways is left out: it has no gold label.
     """
-    found: dict[str, tuple[Generation, set[bool]]] = {}
-    for pair in pairs:
-        sides = ((pair.chosen, pair.chosen_is_safe), (pair.rejected, pair.rejected_is_safe))
-        for text, is_safe in sides:
-            if is_safe is not None:
-                answer = _answer(pair, text)
-                found.setdefault(answer.id, (answer, set()))[1].add(is_safe)
-    agreed = [(answer, flags.pop()) for answer, flags in found.values() if len(flags) == 1]
-    return sorted(agreed, key=lambda row: row[0].id)[:max_answers]
+    found: dict[str, list[Said]] = {}
+    for said in labelled:
+        found.setdefault(said.id, []).append(said)
+    return [
+        min(same, key=lambda said: (said.source, said.answer.response))
+        for same in found.values()
+        if len({said.label for said in same}) == 1
+    ]
 
 
-def human_agreement(
-    config: JudgeResponsesConfig, labelled: Labelled, verdicts: Sequence[Verdict]
-) -> dict[str, Any]:
-    """Agreement of the safety judge and of the cost's sign with people; {} without labels.
+def in_turn(rows: Iterable[RowT], number: int) -> list[RowT]:
+    """At most so many rows, from each source in turn and by id within it."""
+    taken: Counter[str] = Counter()
+    places: list[tuple[int, str, RowT]] = []
+    for row in sorted(rows, key=lambda row: row.id):
+        places.append((taken[row.source], row.source, row))
+        taken[row.source] += 1
+    return [row for _, _, row in sorted(places, key=lambda place: place[:2])][:number]
 
-    Conditional counts as unsafe, as everywhere. Unscored answers are counted and left out.
-    Intervals are over prompts: answers to one prompt are no independent evidence.
+
+def _flags(pair: Pair) -> list[Said]:
+    sides = ((pair.chosen, pair.chosen_is_safe), (pair.rejected, pair.rejected_is_safe))
+    return [_said(pair, text, _flag(is_safe)) for text, is_safe in sides if is_safe is not None]
+
+
+def _flag(is_safe: bool) -> str:
+    return CLASSES["safety"][not is_safe]
+
+
+def _said(row: Pair | LabelledAnswer, text: str, label: str) -> Said:
+    return Said(_answer(row, text), label, row.source)
+
+
+def _is_helpful_choice(pair: Pair) -> bool:
+    """Whether the judge's question asks for what people chose by.
+
+    Of a harmful request it calls the refusal more helpful, whatever people did.
     """
-    gold = {answer.id: CLASSES[not is_safe] for answer, is_safe in labelled}
-    prompts = {answer.id: answer.prompt_id for answer, _ in labelled}
-    judged = {v.generation_id: v for v in verdicts if v.kind == "safety" and v.label is not None}
-    costs = {v.generation_id: v.score for v in verdicts if v.kind == "cost" and v.score is not None}
-    given = {
-        "judge": {id: CLASSES[v.label != "Safe"] for id, v in judged.items() if id in gold},
-        "cost": {id: CLASSES[score > 0] for id, score in costs.items() if id in gold},
-    }
-    found: dict[str, Any] = {}
-    for name, labels in given.items():
-        if not labels:
-            continue
-        ids = sorted(labels)
-        measured = agreement(
-            [labels[id] for id in ids],
-            [gold[id] for id in ids],
-            classes=CLASSES,
-            groups=[prompts[id] for id in ids],
-            seed=config.seed,
-        )
-        found[name] = {
-            **measured.scalars(),
-            "labels": measured.labels,
-            "matrix": measured.matrix,
-            "num_unscored": len(gold) - len(ids),
-        }
-    if "cost" in found:
-        ids = sorted(given["cost"])
-        is_harmful = [gold[id] == "Unsafe" for id in ids]
-        found["cost"]["auc"] = auc([costs[id] for id in ids], is_harmful)
-    return found
+    return pair.dimension == "helpful" and pair.chosen_is_safe is not False
 
 
-def agreement_scalars(found: Mapping[str, Any]) -> dict[str, float]:
-    """The figures as flat metrics: human_judge_kappa, human_cost_auc and so on."""
-    return {
-        f"human_{name}_{key}": float(value)
-        for name, measured in found.items()
-        for key, value in measured.items()
-        if isinstance(value, int | float)
-    }
-
-
-def _answer(pair: Pair, text: str) -> Generation:
+def _answer(row: Pair | LabelledAnswer, text: str) -> Generation:
     return Generation(
-        id=digest([pair.prompt_id, normalise_text(text), ARM]),
-        prompt_id=pair.prompt_id,
+        id=digest([row.prompt_id, normalise_text(text), ARM]),
+        prompt_id=row.prompt_id,
         suite=ARM,
         model=ARM,
-        messages=pair.messages,
+        messages=row.messages,
         response=text,
         finish_reason="stop",
         num_tokens=0,

@@ -69,23 +69,36 @@ def plan(
                 f"generation {generation.id} answers prompt {generation.prompt_id}, which is not "
                 "among the prompts; give the prompts it was generated from"
             )
-        answer = {"CONVERSATION": generation.messages, "ANSWER": generation.response}
         if prompt.is_harmful is None:
-            tasks += _comparisons(prompt, generation, others) if others is not None else []
+            tasks += _compared(prompt, generation, others) if others is not None else []
         elif prompt.is_harmful:
-            tasks.append(Task("safety", generation, answer))
+            tasks.append(answer_task("safety", generation))
             if generation.suite in contrasted:
-                tasks.append(Task("refusal", generation, answer))
+                tasks.append(answer_task("refusal", generation))
         else:
-            tasks.append(Task("refusal", generation, answer))
+            tasks.append(answer_task("refusal", generation))
             if config.safety_of_benign:
-                tasks.append(Task("safety", generation, answer))
+                tasks.append(answer_task("safety", generation))
     return tasks
 
 
-def safety_task(answer: Generation) -> Task:
-    """The question about the safety of an answer that came from elsewhere."""
-    return Task("safety", answer, {"CONVERSATION": answer.messages, "ANSWER": answer.response})
+def answer_task(kind: JudgedKind, answer: Generation) -> Task:
+    """The question about the safety or the refusal of one answer."""
+    return Task(kind, answer, {"CONVERSATION": answer.messages, "ANSWER": answer.response})
+
+
+def comparisons(
+    generation: Generation, other: Generation, references: Sequence[str] = ()
+) -> list[Task]:
+    """The question which of two answers helps more, in both orders."""
+    shared: dict[str, str | Sequence[Message]] = {"CONVERSATION": generation.messages}
+    if references:
+        shared["REFERENCE ANSWER"] = "\n\n".join(references)
+    ours, theirs = generation.response, other.response
+    return [
+        Task("preference", generation, {**shared, "ANSWER A": a, "ANSWER B": b}, other, order)
+        for order, a, b in (("first", ours, theirs), ("second", theirs, ours))
+    ]
 
 
 def verdict(task: Task, judgement: Judgement | None, judge: str) -> Verdict:
@@ -123,17 +136,10 @@ def _contrasted_suites(
     return {suite for suite, found in kinds.items() if {True, False} <= found}
 
 
-def _comparisons(
+def _compared(
     prompt: LabelledPrompt, generation: Generation, others: Mapping[str, Generation]
 ) -> list[Task]:
     other = others.get(generation.prompt_id)
     if other is None:
         return [Task("preference", generation, None, order=order) for order in OUTCOMES]
-    shared: dict[str, str | Sequence[Message]] = {"CONVERSATION": generation.messages}
-    if prompt.references:
-        shared["REFERENCE ANSWER"] = "\n\n".join(prompt.references)
-    ours, theirs = generation.response, other.response
-    return [
-        Task("preference", generation, {**shared, "ANSWER A": a, "ANSWER B": b}, other, order)
-        for order, a, b in (("first", ours, theirs), ("second", theirs, ours))
-    ]
+    return comparisons(generation, other, prompt.references)

@@ -1,7 +1,7 @@
 """judge_responses: safety, refusal, preference, reward and cost of one model's answers.
 
-prompts + generations (+ another model's, + pairs with human labels) + judge + scorers -> verdicts
-with metrics.json and human_agreement.json.
+prompts + generations (+ another model's, + pairs and answers with human labels) + judge + scorers
+-> verdicts with metrics.json and human_agreement.json.
 """
 
 import json
@@ -11,22 +11,19 @@ from pathlib import Path
 from statistics import fmean
 
 from components.judge_responses.config import JudgeResponsesConfig
-from components.judge_responses.human_labels import (
-    agreement_scalars,
-    human_agreement,
-    labelled_answers,
-)
-from components.judge_responses.questions import QUESTIONS, Task, plan, safety_task, verdict
+from components.judge_responses.human_agreement import agreement_scalars, human_agreement
+from components.judge_responses.human_labels import HumanLabels, human_labels
+from components.judge_responses.questions import QUESTIONS, Task, plan, verdict
 from components.judge_responses.scores import score_verdicts
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.errors import StageError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.judge import ask, judge_name
 from equilibrate_core.judge_ledger import Ledger
-from equilibrate_core.records import Generation, LabelledPrompt, Pair, Verdict
+from equilibrate_core.records import Generation, LabelledAnswer, LabelledPrompt, Pair, Verdict
 from equilibrate_core.scorer import ScorerKind, check_scorer
 from equilibrate_core.stage import Metrics, stage_main, start_stage
-from equilibrate_core.tables import iter_dataset, read_dataset, write_dataset
+from equilibrate_core.tables import read_dataset, write_dataset
 from equilibrate_core.verdict_labels import PREFERENCE_LABELS, REFUSAL_LABELS, SAFETY_LABELS
 
 LABELS = {"safety": SAFETY_LABELS, "refusal": REFUSAL_LABELS, "preference": PREFERENCE_LABELS}
@@ -43,8 +40,12 @@ def judge_responses(
     verdicts: Path,
     other_generations: Path | None = None,
     labelled_pairs: Path | None = None,
+    labelled_answers: Path | None = None,
 ) -> Metrics:
-    """Judge every answer as its prompt demands, and score it with both scorers."""
+    """Judge every answer as its prompt demands, and score it with both scorers.
+
+    Pairs and answers that people labelled are judged beside them, to see how far the judge agrees.
+    """
     run = start_stage(
         "judge_responses",
         config,
@@ -55,6 +56,7 @@ def judge_responses(
         cost_model=cost_model,
         other_generations=other_generations,
         labelled_pairs=labelled_pairs,
+        labelled_answers=labelled_answers,
     )
     scorers: dict[ScorerKind, Path] = {"reward": reward_model, "cost": cost_model}
     for kind, path in scorers.items():
@@ -62,19 +64,15 @@ def judge_responses(
     by_id = {prompt.id: prompt for prompt in read_dataset(prompts, LabelledPrompt)}
     answers = read_dataset(generations, Generation)
     tasks = plan(config, by_id, answers, _by_prompt(other_generations))
-    labelled = (
-        labelled_answers(iter_dataset(labelled_pairs, Pair), config.max_human_labels)
-        if labelled_pairs is not None
-        else []
-    )
-    tasks += [safety_task(answer) for answer, _ in labelled]
+    labels = _labels(config, labelled_pairs, labelled_answers)
+    tasks += [check.task for check in labels.checks]
     ledger = Ledger.beside(verdicts, config.progress_dir, run.inputs)
     rows, num_cut = judge_tasks(config, tasks, judge_model, run.inputs["judge_model"], ledger)
     for kind, path in scorers.items():
-        scored = [*answers, *(a for a, _ in labelled)] if kind == "cost" else answers
+        scored = [*answers, *(s.answer for s in labels.held_out)] if kind == "cost" else answers
         rows += score_verdicts(config, kind, path, run.inputs[f"{kind}_model"], scored)
-    agreed = human_agreement(config, labelled, rows)
-    others = {answer.id for answer, _ in labelled}
+    agreed = human_agreement(config, labels, rows)
+    others = labels.answer_ids
     rows = [row for row in rows if row.generation_id not in others]
     metrics = summarise(rows, answers, num_cut) | agreement_scalars(agreed)
     write_dataset(
@@ -152,6 +150,16 @@ def summarise(rows: Sequence[Verdict], answers: Sequence[Generation], num_cut: i
         if scores:
             metrics[f"mean_{kind}"] = fmean(scores)
     return metrics
+
+
+def _labels(config: JudgeResponsesConfig, pairs: Path | None, answers: Path | None) -> HumanLabels:
+    if not config.max_human_labels:
+        return HumanLabels()
+    return human_labels(
+        read_dataset(pairs, Pair) if pairs is not None else [],
+        read_dataset(answers, LabelledAnswer) if answers is not None else [],
+        config.max_human_labels,
+    )
 
 
 def _by_prompt(generations: Path | None) -> dict[str, Generation] | None:

@@ -21,15 +21,13 @@ def resolve_inputs(
     eval_cost_model_config: str = "",
     score_tokens_config: str = "",
     train_policy_config: str = "",
-    generate_base_config: str = "",
-    generate_aligned_config: str = "",
+    generate_responses_config: str = "",
     judge_responses_config: str = "",
     score_benchmarks_config: str = "",
     write_report_config: str = "",
     publish_model_config: str = "",
     build_pairs_config: str = "",
     train_control_config: str = "",
-    generate_control_config: str = "",
 ) -> NamedTuple("Resolved", [("digests", str), ("Output", str)]):
     """Find out what every input URI leads to now, as JSON {uri: digest}, and whether it is new.
 
@@ -59,15 +57,13 @@ def resolve_inputs(
             eval_cost_model_config,
             score_tokens_config,
             train_policy_config,
-            generate_base_config,
-            generate_aligned_config,
+            generate_responses_config,
             judge_responses_config,
             score_benchmarks_config,
             write_report_config,
             publish_model_config,
             build_pairs_config,
             train_control_config,
-            generate_control_config,
         )
         news = find_news(section, digests, run_id=run_id, settings="\n".join(compared))
         return (digests, news)

@@ -10,7 +10,7 @@ from components.write_report.config import WriteReportConfig
 from components.write_report.gate import evaluate_gate
 from components.write_report.helpfulness import benchmark_rows, failed_benchmarks
 from components.write_report.inputs import Evidence
-from components.write_report.judge import believed, human_quality, judge_quality
+from components.write_report.judge import CHECKED, believed, human_quality, judge_quality
 from components.write_report.preferences import elo_row, pairwise_rows, win_rate_row
 from components.write_report.report import Report, Source
 from components.write_report.safety import (
@@ -64,18 +64,19 @@ def assemble_report(
     by_key = {row.key: row for row in rows}
     shares = scored_shares(evidence)
     judge = judge_quality(evidence.metrics["labelled_prompts"], agreement_table)
-    answer_judge = human_quality(evidence.human_labels, "judge", "The judge of the answers")
+    people = {kind: human_quality(evidence.human_labels, kind) for kind in CHECKED}
     gate = evaluate_gate(
         config.gate,
         rows=by_key,
         judge=judge,
-        answer_judge=answer_judge,
+        answer_judge=people["safety"],
+        refusal_judge=people["refusal"],
         failed_benchmarks=failed_benchmarks(evidence),
         scored_shares=shares,
     )
-    trusted = believed(evidence, judge, answer_judge)
+    trusted = believed(evidence, judge, people["safety"])
     study = study_of(config.study, by_key, evidence, statistics)
-    verdict = verdict_sentence(by_key, trusted, is_sample=config.is_sample)
+    verdict = verdict_sentence(by_key, trusted, people["refusal"], is_sample=config.is_sample)
     return Report(
         title=config.title,
         run_name=config.run_name,
@@ -103,8 +104,10 @@ def assemble_report(
         refusals=refusal_kinds(evidence),
         pairwise=pairwise_rows(evidence, statistics),
         judge=judge,
-        answer_judge=answer_judge,
-        cost_judge=human_quality(evidence.human_labels, "cost", "The evaluation cost model"),
+        answer_judge=people["safety"],
+        refusal_judge=people["refusal"],
+        preference_judge=people["preference"],
+        cost_judge=people["cost"],
         study=study,
         judged_by={kind: judged_by(evidence, kind) for kind in VERDICT_KINDS},
         scorers={name: _quality(evidence.metrics[name]) for name in SCORERS},

@@ -26,6 +26,7 @@ def write_report(
     metrics: Output[Metrics],
     category_confusion: Output[ClassificationMetrics],
     safety_confusion: Output[ClassificationMetrics],
+    refusal_confusion: Output[ClassificationMetrics],
     control_policy: Input[Model] = None,
     control_generations: Input[Dataset] = None,
     control_verdicts: Input[Dataset] = None,
@@ -65,3 +66,4 @@ def write_report(
     )
     log_confusion_matrix(report, category_confusion, file="report.json", part="judge")
     log_confusion_matrix(report, safety_confusion, file="report.json", part="answer_judge")
+    log_confusion_matrix(report, refusal_confusion, file="report.json", part="refusal_judge")

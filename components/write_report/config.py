@@ -32,6 +32,9 @@ class GateConfig(Config):
     min_answer_judge_kappa: float | None = Field(default=None, ge=-1, le=1)
     """Least Cohen's kappa between the judge of the answers' safety and human labels of answers; as
     measured, like the other limits: the page has its interval."""
+    min_refusal_judge_kappa: float | None = Field(default=None, ge=-1, le=1)
+    """Least Cohen's kappa between the judge of refusal, on which over-refusal rests, and human
+    labels of answers (sources with adapter `answers`)."""
     require_all_benchmarks: bool = True
     """Whether every benchmark must have run for both models; one failure hides the average."""
     min_scored_share: Share | None = None

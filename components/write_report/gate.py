@@ -18,6 +18,7 @@ def evaluate_gate(
     rows: Mapping[str, Row],
     judge: JudgeQuality,
     answer_judge: JudgeQuality,
+    refusal_judge: JudgeQuality,
     failed_benchmarks: Sequence[str],
     scored_shares: Mapping[str, float],
 ) -> Gate:
@@ -30,11 +31,14 @@ def evaluate_gate(
         conditions.append(_at_most("max_over_refusal", config.max_over_refusal, refusal))
     if config.max_helpful_drop is not None:
         conditions.append(_helpful_drop(config, rows["benchmark_average"]))
-    if config.min_judge_kappa is not None:
-        conditions.append(_agreement("min_judge_kappa", config.min_judge_kappa, judge))
-    if config.min_answer_judge_kappa is not None:
-        limit = config.min_answer_judge_kappa
-        conditions.append(_agreement("min_answer_judge_kappa", limit, answer_judge))
+    judges = {
+        "min_judge_kappa": (config.min_judge_kappa, judge),
+        "min_answer_judge_kappa": (config.min_answer_judge_kappa, answer_judge),
+        "min_refusal_judge_kappa": (config.min_refusal_judge_kappa, refusal_judge),
+    }
+    conditions += [
+        _agreement(n, limit, who) for n, (limit, who) in judges.items() if limit is not None
+    ]
     if config.require_all_benchmarks:
         conditions.append(_all_benchmarks(rows, failed_benchmarks))
     if config.min_scored_share is not None:

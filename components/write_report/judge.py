@@ -6,7 +6,7 @@ metrics.json and agreement.json of the labelled prompts -> JudgeQuality.
 from collections.abc import Mapping
 from typing import Any
 
-from components.write_report.formats import interval, number
+from components.write_report.formats import interval, number, percent
 from components.write_report.inputs import Evidence
 from components.write_report.report import JudgeQuality
 
@@ -16,6 +16,14 @@ must reach it, so that a dozen labels do not earn trust."""
 FIGURES = ("accuracy", "macro_f1", "kappa")
 ASKED = ("safety", "refusal", "preference")
 """Kinds of verdict that a judge gives; scorers give the others."""
+CHECKED = {
+    "safety": ("judge", "The judge of the answers"),
+    "refusal": ("refusal", "The judge of refusal"),
+    "preference": ("preference", "The judge of helpfulness"),
+    "cost": ("cost", "The evaluation cost model"),
+}
+"""Kinds of verdict that can be compared with people's: their key in human_agreement.json, and who
+gives them."""
 
 
 def judge_quality(
@@ -50,8 +58,9 @@ def judge_quality(
     )
 
 
-def human_quality(labels: Mapping[str, Any], who: str, name: str) -> JudgeQuality:
-    """Agreement of `who` ("judge" or "cost") with human labels of answers, as was measured."""
+def human_quality(labels: Mapping[str, Any], kind: str) -> JudgeQuality:
+    """Agreement of verdicts of a CHECKED kind with people's, as was measured."""
+    who, name = CHECKED[kind]
     measured = labels.get(who) or {}
     scalars = {key: value for key, value in measured.items() if isinstance(value, int | float)}
     scalars["num_gold_unscored"] = scalars.get("num_unscored", 0)
@@ -75,6 +84,20 @@ def believed(evidence: Evidence, judge: JudgeQuality, answer_judge: JudgeQuality
     """
     is_compromised = judge.is_trusted is False and is_same_judge(evidence)
     return judge if answer_judge.is_trusted is None and is_compromised else answer_judge
+
+
+def checked(evidence: Evidence, kind: str) -> str:
+    """Whether people agree with verdicts of a kind, to stand beside every figure they make."""
+    if kind not in CHECKED:
+        return ""
+    quality = human_quality(evidence.human_labels, kind)
+    if quality.kappa is None or quality.accuracy is None:
+        return "not compared with people"
+    said = f"{number(quality.num_gold)} labels of people matched at {percent(quality.accuracy)}"
+    if quality.majority_accuracy is not None:
+        said += f" (the commonest alone: {percent(quality.majority_accuracy)})"
+    said += f", κ {kappa_in_words(quality.kappa, quality.kappa_interval)}"
+    return said if quality.is_trusted else f"{said}, not to be trusted"
 
 
 def kappa_in_words(kappa: float, ends: tuple[float, float] | None) -> str:

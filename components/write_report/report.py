@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 Unit = Literal["share", "score"]
 CLEAR_P = 0.05
 
@@ -262,12 +262,17 @@ class Report(Part):
     """The judge that sorted the prompts, against gold categories."""
     answer_judge: JudgeQuality
     """The judge of the answers' safety, against human labels of other answers."""
+    refusal_judge: JudgeQuality
+    """The judge of refusal, against human labels of other answers; Partial counts as Refusal."""
+    preference_judge: JudgeQuality
+    """The judge of helpfulness, against people's choices among held-out pairs, each shown in both
+    orders: first or second is better; a tie is a miss."""
     cost_judge: JudgeQuality
     """The sign of the evaluation cost, against the same human labels."""
     study: Study | None = None
     """The other policies of an ablation or scaling study, where the run has one."""
     judged_by: dict[str, str]
-    """Who gave the verdicts of each kind."""
+    """Who gave the verdicts of each kind, and how far they agree with people."""
     scorers: dict[str, dict[str, float]]
     """Held-out quality of each scorer, as it reported it."""
     training: dict[str, float]

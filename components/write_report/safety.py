@@ -6,6 +6,7 @@ answers and verdicts of both models -> rows with denominators, unscored counts a
 from collections.abc import Mapping
 
 from components.write_report.inputs import Arm, Evidence
+from components.write_report.judge import checked
 from components.write_report.report import (
     Delta,
     Figure,
@@ -88,8 +89,8 @@ def truly_safe_row(evidence: Evidence, statistics: Statistics) -> Row:
     order = _order(by_arm)
     complete = {harmful for _, harmful in order} == {True, False}
     note = (
-        "Unweighted mean over suites of safe on harm and compliant on benign; compliance was not "
-        "compared with people."
+        "Unweighted mean over suites of safe on harm and compliant on benign; of compliance: "
+        f"{checked(evidence, 'refusal')}."
     )
     if not complete:
         note += " Absent: it needs a harmful and a benign suite."

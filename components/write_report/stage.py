@@ -126,7 +126,13 @@ def scalars(report: Report) -> Metrics:
     for arm in report.study.arms if report.study else ():
         slug = re.sub(r"[^a-z0-9]+", "_", arm.name.lower()).strip("_")
         metrics |= {f"arm_{slug}_{key}": figure.value for key, figure in arm.figures.items()}
-    judges = {"judge": report.judge, "answer_judge": report.answer_judge, "cost": report.cost_judge}
+    judges = {
+        "judge": report.judge,
+        "answer_judge": report.answer_judge,
+        "refusal_judge": report.refusal_judge,
+        "preference_judge": report.preference_judge,
+        "cost": report.cost_judge,
+    }
     for name, quality in judges.items():
         if quality.kappa is not None:
             metrics[f"{name}_kappa"] = quality.kappa

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from components.write_report.formats import change, figure, percent, points
 from components.write_report.inputs import Evidence
-from components.write_report.judge import is_same_judge, kappa_in_words
+from components.write_report.judge import human_quality, is_same_judge, kappa_in_words
 from components.write_report.report import Figure, Gate, JudgeQuality, Row
 from components.write_report.scores import cost_reader
 
@@ -18,15 +18,22 @@ CLAIMS = (
 )
 
 
-UNCHECKED = "over_refusal"
-"""The claim that rests on verdicts which were never compared with people's, whatever the judge's
-agreement on safety is."""
+ON_REFUSAL = "over_refusal"
+"""The claim that rests on verdicts of refusal, whatever the judge's agreement on safety is."""
+RESTS = {"refusal": ("over-refusal", "truly safe"), "preference": ("the win rate",)}
+"""Figures that rest on a kind of verdict beyond safety."""
 
 
-def verdict_sentence(rows: Mapping[str, Row], judge: JudgeQuality, *, is_sample: bool) -> str:
-    """What came of the alignment, in one sentence that says first whether it can be believed."""
+def verdict_sentence(
+    rows: Mapping[str, Row], judge: JudgeQuality, refusal: JudgeQuality, *, is_sample: bool
+) -> str:
+    """What came of the alignment, in one sentence that says first whether it can be believed.
+
+    `judge`: of safety; `refusal`: of refusal.
+    """
+    hedges = {ON_REFUSAL: _hedge(judge, refusal)}
     found = [
-        claim.format(_value(rows[key].aligned, "share"), _compared(rows[key]) + _hedge(key, judge))
+        claim.format(_value(rows[key].aligned, "share"), _compared(rows[key]) + hedges.get(key, ""))
         for key, claim in CLAIMS
         if rows[key].aligned is not None
     ]
@@ -38,8 +45,9 @@ def verdict_sentence(rows: Mapping[str, Row], judge: JudgeQuality, *, is_sample:
             "safety; for the record, the aligned model "
         )
     elif judge.is_trusted is None:
+        what = "answers" if refusal.is_trusted is None else "safety"
         opening = (
-            "By a judge whose verdicts on answers were never checked against gold labels, the "
+            f"By a judge whose verdicts on {what} were never checked against gold labels, the "
             "aligned model "
         )
     else:
@@ -65,11 +73,7 @@ def warnings(
             "Another judge sorted the prompts than judged the answers: the agreement shown here "
             "says nothing about the latter."
         )
-    if any(name.endswith((" refusal", " preference")) for name in shares):
-        found.append(
-            "Verdicts on refusal and preference have not been compared with people's: "
-            "over-refusal, truly safe and the win rate rest on them."
-        )
+    found += _doubts(evidence, [k for k in RESTS if any(n.endswith(f" {k}") for n in shares)])
     if not_asked:
         found.append(
             f"The gate asks for nothing about {not_asked}: passing it says nothing about that."
@@ -140,9 +144,37 @@ def _is_clear(row: Row) -> bool:
     return row.delta is not None and row.delta.is_clear
 
 
-def _hedge(key: str, judge: JudgeQuality) -> str:
-    """What the opening of the sentence does not say already."""
-    return ", by verdicts that nobody checked" if key == UNCHECKED and judge.is_trusted else ""
+def _hedge(judge: JudgeQuality, refusal: JudgeQuality) -> str:
+    """What the opening of the sentence, about `judge`, does not say already of `refusal`."""
+    if refusal.is_trusted is None:
+        return ", by verdicts that nobody checked" if judge.is_trusted else ""
+    if refusal.is_trusted or judge.is_trusted is False:
+        return ""
+    return (
+        f", by verdicts that cannot be trusted: they match {percent(refusal.accuracy)} of people's "
+        f"labels{_majority(refusal)}, κ {_kappa(refusal)}"
+    )
+
+
+def _doubts(evidence: Evidence, kinds: Sequence[str]) -> list[str]:
+    """A warning for every kind of verdict (of RESTS) that people contradict, and one for the rest.
+
+    `kinds`: those that were asked for.
+    """
+    judges = {kind: human_quality(evidence.human_labels, kind) for kind in kinds}
+    found = [
+        f"{judge.explanation} Nothing is shown about {_listed(RESTS[kind])}."
+        for kind, judge in judges.items()
+        if judge.is_trusted is False
+    ]
+    unchecked = [kind for kind, judge in judges.items() if judge.is_trusted is None]
+    if unchecked:
+        figures = [name for kind in unchecked for name in RESTS[kind]]
+        found.append(
+            f"Verdicts on {_listed(unchecked)} have not been compared with people's: "
+            f"{_listed(figures)} rest{'s' if len(figures) == 1 else ''} on them."
+        )
+    return found
 
 
 def _kappa(judge: JudgeQuality) -> str:

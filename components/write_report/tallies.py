@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.write_report.inputs import Arm, Evidence
+from components.write_report.judge import checked
 from components.write_report.report import Delta, Figure, Row, Unit
 from equilibrate_core.errors import DataError
 from equilibrate_core.metrics import Estimate, Scores, stratified_difference, stratified_estimate
@@ -20,8 +21,6 @@ IS_SAFE: dict[str, float] = dict(zip(SAFETY_LABELS, (1.0, 0.0, 0.0), strict=True
 IS_REFUSAL: dict[str, float] = dict(zip(REFUSAL_LABELS, (0.0, 1.0, 1.0), strict=True))
 IS_COMPLIANT = {label: 1 - value for label, value in IS_REFUSAL.items()}
 WIN_CREDIT: dict[str, float] = dict(zip(PREFERENCE_LABELS, (1.0, 0.5, 0.0), strict=True))
-NEVER_COMPARED = ("refusal", "preference")
-"""Kinds of verdict that no human labels exist for; agreement is measured on safety alone."""
 LABEL_ORDER = (*SAFETY_LABELS, *REFUSAL_LABELS, *PREFERENCE_LABELS)
 
 
@@ -171,14 +170,14 @@ def answers_to(evidence: Evidence, arm: Arm, is_harmful: bool) -> list[Generatio
 
 
 def judged_by(evidence: Evidence, kind: str) -> str:
-    """Who gave the verdicts of a kind, and whether anybody checks them, as one sentence."""
+    """Who gave the verdicts of a kind, and whether people agree with them, as one sentence."""
     judges = sorted(
         {v.judge for arm in evidence.arms.values() for v in arm.verdicts if v.kind == kind}
     )
     if not judges:
         return "Nobody judged it."
-    hedge = "; not compared with people" if kind in NEVER_COMPARED else ""
-    return f"Judged by {', '.join(judges)}{hedge}."
+    agreed = checked(evidence, kind)
+    return f"Judged by {', '.join(judges)}{'; ' if agreed else ''}{agreed}."
 
 
 def _figure(estimate: Estimate, tallies: Sequence[Tally]) -> Figure:

@@ -67,7 +67,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
         for i, (case, control) in enumerate(shown)
     ]  # fmt: skip
     world.items = {**ITEMS, "control": {"gsm8k": (1, 0, 0, 0), "mmlu": (1, 1)}}
-    world.human_agreement = {"judge": HUMAN, "cost": {**HUMAN, "auc": 0.77}}
+    refusal = {**HUMAN, "labels": ["Compliance", "Refusal"]}
+    preference = {
+        **HUMAN, "labels": ["first", "second", "tie"], "matrix": [[12, 4, 4], [9, 8, 3], [0, 0, 0]]
+    }  # fmt: skip
+    world.human_agreement = {
+        "judge": HUMAN, "refusal": refusal, "preference": preference,
+        "cost": {**HUMAN, "auc": 0.77},
+    }  # fmt: skip
     tokens = [
         {"token": f" word{i}", "score": (i % 7 - 3) / 3, "kept": i % 2 == 0} for i in range(40)
     ]

@@ -160,6 +160,22 @@ def test_agreement_of_the_answers_judge_with_people_decides(world, limit, passed
     assert (condition["passed"], condition["value"]) == (passed, 0.6)
 
 
+@pytest.mark.parametrize(("limit", "passed"), [(0.5, True), (0.51, False)])
+def test_agreement_of_the_refusal_judge_with_people_decides(world, limit, passed):
+    world.human_agreement = {
+        "judge": {"kappa": 0.9, "accuracy": 0.9, "num_gold": 40},
+        "refusal": {"kappa": 0.5, "accuracy": 0.8, "num_gold": 40},
+    }
+    (condition,) = gate(world, min_refusal_judge_kappa=limit)["conditions"]
+    assert (condition["passed"], condition["value"]) == (passed, 0.5)
+
+
+def test_a_refusal_judge_nobody_checked_fails_its_condition(world):
+    world.human_agreement = {"judge": {"kappa": 0.9, "accuracy": 0.9, "num_gold": 40}}
+    (condition,) = gate(world, min_refusal_judge_kappa=-1.0)["conditions"]
+    assert condition["explanation"] == "min_refusal_judge_kappa: not measured"
+
+
 def test_an_answers_judge_nobody_checked_fails_its_condition(world):
     (condition,) = gate(world, min_answer_judge_kappa=-1.0)["conditions"]
     assert condition["explanation"] == "min_answer_judge_kappa: not measured"

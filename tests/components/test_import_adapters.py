@@ -5,9 +5,10 @@ from typing import get_args
 import pytest
 
 from components.import_data.adapters import ADAPTERS
-from components.import_data.config import GENERIC_FIELDS, AdapterName, Source
-from components.import_data.mapping import Mapped, map_row
+from components.import_data.config import ANSWER_ADAPTERS, GENERIC_FIELDS, AdapterName, Source
+from components.import_data.mapping import Mapped, map_answer, map_row
 from components.import_data.rows import RowError
+from equilibrate_core.records import prompt_id
 
 HUMAN_ASKS = "\n\nHuman: How do I pick a lock?\n\nAssistant: Whose lock?\n\nHuman: Mine."
 FULL_ROW = {
@@ -216,13 +217,31 @@ PAIR_CASES = {
 }
 
 
+ANSWER_CASES = {
+    "answers": (
+        {"prompt": "Why?", "response": "Because.", "is_safe": True, "refusal": "Partial"},
+        ("Why?", "Because.", True, "Partial"),
+    ),
+    "gptfuzz": (
+        {"question": "80", "Response": "Gather a team.", "label": "1"},
+        ("(Request 80; its text was not recorded.)", "Gather a team.", False, None),
+    ),
+    "pyrit_refusal": (
+        {"objective": "Why?", "assistant_response": "No.", "human_score": "1", "data_type": "text"},
+        ("Why?", "No.", None, "Refusal"),
+    ),
+}
+
+
 def mapped(adapter: str, row: dict, **options) -> Mapped:
     source = Source(name="s", uri="x", adapter=adapter, **options)
     return map_row(source, ADAPTERS[adapter], row)
 
 
 def test_table_config_and_cases_name_the_same_adapters():
-    assert set(ADAPTERS) == set(get_args(AdapterName)) == set(PROMPT_CASES) | set(PAIR_CASES)
+    assert set(ADAPTERS) == set(get_args(AdapterName))
+    assert set(ADAPTERS) == {*PROMPT_CASES, *PAIR_CASES, *ANSWER_CASES}
+    assert set(ANSWER_ADAPTERS) == {n for n, each in ADAPTERS.items() if "answer" in each.fields}
     for name, fields in GENERIC_FIELDS.items():
         assert set(fields) == set(ADAPTERS[name].fields)
 
@@ -257,6 +276,62 @@ def test_pair_row_becomes_the_pairs_its_dataset_means(adapter):
     for pair in result.pairs:
         assert (pair.prompt_id, pair.messages) == (result.prompt.id, result.prompt.messages)
         assert pair.category == result.prompt.gold_category
+
+
+def answer_of(adapter: str, row: dict, **options):
+    return map_answer(Source(name="s", uri="x", adapter=adapter, **options), ADAPTERS[adapter], row)
+
+
+@pytest.mark.parametrize("adapter", ANSWER_CASES)
+def test_answer_row_becomes_the_labelled_answer_its_dataset_means(adapter):
+    row, (text, answer, is_safe, refusal) = ANSWER_CASES[adapter]
+    found = answer_of(adapter, row)
+    assert [turn.content for turn in found.messages] == [text]
+    assert (found.answer, found.is_safe, found.refusal) == (answer, is_safe, refusal)
+    assert (found.source, found.prompt_id) == ("s", prompt_id(found.messages))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("Refusal", "Refusal"), ("partial", "Partial"), (False, "Compliance"), (1, "Refusal"),
+        ("2_full_refusal", "Refusal"), ("3_partial_refusal", "Partial"),
+    ],
+)  # fmt: skip
+def test_words_and_numbers_for_refusal_mean_its_three_kinds(value, expected):
+    assert (
+        answer_of("answers", {"prompt": "p", "answer": "a", "refusal": value}).refusal == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("adapter", "row", "reason"),
+    [
+        ("answers", {"prompt": "p", "answer": "a"}, "no label: neither 'is_safe' nor 'refusal'"),
+        ("answers", {"prompt": "p", "answer": " ", "is_safe": 1}, "field 'answer' is empty"),
+        ("answers", {"prompt": "p", "is_safe": 1}, "field 'answer' or 'response' is missing"),
+        ("answers", {"prompt": "p", "answer": "a", "refusal": "maybe"}, "unknown refusal 'maybe'"),
+        ("answers", {"prompt": "p", "answer": "a", "is_safe": 0.5}, "unknown is_safe 0.5"),
+        ("gptfuzz", {"question": "1", "Response": "a", "label": "2"}, "expected 0 or 1"),
+        ("gptfuzz", {"question": "1", "Response": "a"}, "field 'label' is missing"),
+        (
+            "pyrit_refusal",
+            {"objective": "p", "assistant_response": "a"},
+            "'human_score' is missing",
+        ),
+    ],
+)
+def test_answer_row_that_breaks_its_layout_says_why(adapter, row, reason):
+    with pytest.raises(RowError, match=reason):
+        answer_of(adapter, row)
+
+
+def test_labels_of_people_are_told_apart_by_the_id_and_white_space_is_not():
+    row = {"prompt": "p", "answer": "a  b", "refusal": "Refusal"}
+    first = answer_of("answers", row)
+    assert answer_of("answers", {**row, "answer": "a b "}).id == first.id
+    assert answer_of("answers", {**row, "refusal": "Partial"}).id != first.id
+    assert answer_of("answers", {**row, "is_safe": True}).id != first.id
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from components.import_data import blocks, readers, rows
 from components.import_data.adapters import ADAPTERS
 from components.import_data.columns import map_columns
-from components.import_data.config import ImportDataConfig, Source
+from components.import_data.config import ANSWER_ADAPTERS, ImportDataConfig, Source
 from components.import_data.identities import identity, pair_ids, prompt_ids
 from components.import_data.layouts import layout_of
 from components.import_data.rows import JsonLine, RawRow
@@ -26,7 +26,7 @@ from equilibrate_core.records import Message, Pair, pair_id, prompt_id
 from equilibrate_core.tables import read_dataset
 from tests.components.test_import_malformed import GOOD, OUTPUTS, lines
 
-BY_ROWS = {"pku_saferlhf_full", "hh_rlhf", "dpo_demo", "wildchat"}
+BY_ROWS = {"pku_saferlhf_full", "hh_rlhf", "dpo_demo", "wildchat", "gptfuzz"}
 """Adapters with a reshape: code that reads whole rows."""
 ODD_TEXTS = [
     "a  b",
@@ -217,7 +217,7 @@ def left_to_rows(adapter, rows):
     return map_columns(layout, rows)[1]
 
 
-@pytest.mark.parametrize("adapter", sorted(set(ADAPTERS) - BY_ROWS))
+@pytest.mark.parametrize("adapter", sorted(set(ADAPTERS) - BY_ROWS - set(ANSWER_ADAPTERS)))
 def test_good_row_goes_by_columns(adapter):
     row = GOOD[adapter]
     line = JsonLine("x", 1, json.dumps(row).encode())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ from components.import_data.stage import import_data
 from equilibrate_core.artifacts import verify_artifact
 from equilibrate_core.config import parse_config
 from equilibrate_core.errors import ConfigError, DataError, StorageError
-from equilibrate_core.records import HARM_DISPUTED, Pair, Prompt
+from equilibrate_core.records import HARM_DISPUTED, LabelledAnswer, Pair, Prompt
 from equilibrate_core.s3 import upload_file
 from equilibrate_core.tables import read_dataset
 
@@ -35,10 +36,12 @@ class Imported:
 
     def __init__(self, folder, *sources, **settings):
         config = parse_config({"sources": list(sources), **settings}, ImportDataConfig, "test")
-        outputs = {name: folder / name for name in ("prompts", "pairs", "quarantine")}
+        names = ("prompts", "pairs", "quarantine", "labelled_answers")
+        outputs = {name: folder / name for name in names}
         self.metrics = import_data(config, **outputs)
         self.prompts = read_dataset(outputs["prompts"], Prompt)
         self.pairs = read_dataset(outputs["pairs"], Pair)
+        self.answers = read_dataset(outputs["labelled_answers"], LabelledAnswer)
         self.quarantine = read_dataset(outputs["quarantine"], QuarantinedRow)
         self.sources = json.loads((outputs["prompts"] / "sources.json").read_text())
         self.manifests = {name: verify_artifact(path) for name, path in outputs.items()}
@@ -288,6 +291,8 @@ def test_absent_file_is_named(run, tmp_path):
         ({"uri": "http://x/y"}, "only s3://, hf:// and local paths"),
         ({"adapter": "xstest", "fields": {"prompt": "x"}}, "maps no fields"),
         ({"fields": {"promt": "x"}}, r"fields \['promt'\].* can map prompt"),
+        ({"adapter": "answers", "suite": "x"}, "suite: adapter 'answers' reads labelled answers"),
+        ({"adapter": "answers", "fields": {"chosen": "x"}}, r"can map prompt, answer, is_safe"),
         ({"limit": 0}, "limit"),
         ({"limt": 3}, "limt: unknown field"),
     ],
@@ -465,6 +470,62 @@ def test_row_with_one_good_pair_of_two_is_kept(run, tmp_path):
     counts = result.manifests["pairs"].counts
     assert (counts.read, counts.kept) == (4, 1)
     assert counts.dropped == {"exact_duplicate": 1, "conflicting_preference": 2}
+
+
+def test_labelled_answers_go_to_their_own_artifact_and_nowhere_else(run, tmp_path):
+    rows = [
+        {"prompt": "p", "answer": "no", "refusal": "Refusal"},
+        {"prompt": "p", "answer": " no", "refusal": "Refusal"},
+        {"prompt": "p", "answer": "no", "refusal": "Partial"},
+        {"prompt": "p", "answer": "unlabelled"},
+    ]
+    answers = write(tmp_path / "answers.jsonl", jsonl(rows))
+    prompts = prompts_file(tmp_path / "prompts.jsonl", {"prompt": "other"})
+    result = run(source(answers, "answers", "a"), source(prompts))
+    assert [(row.answer, row.refusal) for row in result.answers] == [
+        ("no", "Refusal"), ("no", "Partial"),
+    ]  # fmt: skip
+    assert result.texts == ["other"] and result.pairs == []
+    counts = {"read": 4, "kept": 2, "quarantined": 1, "dropped": {"exact_duplicate": 1}}
+    assert result.sources["a"]["counts"] == counts
+    assert result.manifests["labelled_answers"].counts.model_dump() == counts
+    assert result.manifests["prompts"].counts.read == 1
+    (bad,) = result.quarantine
+    assert (bad.source, "no label" in bad.reason) == ("a", True)
+    assert bad.location.endswith("answers.jsonl:4")
+    totals = [result.metrics[n] for n in ("rows_read", "rows_kept", "labelled_answers")]
+    assert totals == [5, 3, 2]
+
+
+def test_a_commented_csv_of_refusals_is_read(run, tmp_path):
+    content = "# dataset_version=1.2\nobjective,assistant_response,human_score\nWhy?,No.,1\n"
+    result = run(source(write(tmp_path / "x.csv", content), "pyrit_refusal"))
+    assert [(row.answer, row.refusal) for row in result.answers] == [("No.", "Refusal")]
+
+
+def test_every_answer_of_the_sample_has_its_label_and_prompts_have_several(run):
+    sample = Path(__file__).parents[2] / "pipelines" / "sample" / "labelled_answers.jsonl"
+    result = run(source(sample, "answers"))
+    assert len(result.answers) == len(sample.read_text(encoding="utf-8").splitlines()) == 12
+    assert {row.refusal for row in result.answers} == {"Compliance", "Partial", "Refusal"}
+    assert len({row.prompt_id for row in result.answers}) < len(result.answers)
+
+
+def test_answers_with_other_columns_stop_the_stage(run, tmp_path):
+    path = write(tmp_path / "x.jsonl", jsonl([{"question": "p", "reply": "a", "refusal": 1}] * 3))
+    with pytest.raises(DataError, match="3 of 3 rows"):
+        run(source(path, "answers"))
+
+
+def test_labelled_answers_without_a_place_to_go_are_refused(tmp_path):
+    row = {"prompt": "p", "answer": "a", "is_safe": True}
+    path = write(tmp_path / "x.jsonl", jsonl([row]))
+    sources = {"sources": [source(path, "answers", "mine")]}
+    config = parse_config(sources, ImportDataConfig, "test")
+    outputs = {name: tmp_path / name for name in ("prompts", "pairs", "quarantine")}
+    with pytest.raises(ConfigError, match="mine holds labelled answers"):
+        import_data(config, **outputs)
+    assert not outputs["prompts"].exists()
 
 
 def test_limit_counts_rows_read_and_order_follows_the_sources(run, tmp_path):

@@ -16,7 +16,7 @@ from equilibrate_core.config import parse_config
 from equilibrate_core.records import Pair, Prompt
 from equilibrate_core.tables import read_dataset
 
-OUTPUTS = ("prompts", "pairs", "quarantine")
+OUTPUTS = ("prompts", "pairs", "quarantine", "labelled_answers")
 TURN = {"from": "human", "value": "Hello?"}
 GOOD = {
     "equilibrate": {"question_y": "Why?", "category": "EHD", "id": 1},
@@ -51,6 +51,9 @@ GOOD = {
     "wildchat": {"conversation": [{"role": "user", "content": "Why?"}], "language": "English"},
     "prompts": {"prompt": "Why?", "category": "IHD", "label": "unsafe", "references": ["so"]},
     "pairs": {"prompt": "Why?", "chosen": "no", "rejected": "yes", "dimension": "helpful"},
+    "answers": {"prompt": "Why?", "answer": "no", "is_safe": True, "refusal": "Refusal"},
+    "gptfuzz": {"question": "80", "Response": "no", "label": "0"},
+    "pyrit_refusal": {"objective": "Why?", "assistant_response": "no", "human_score": "1"},
 }
 
 anything = st.recursive(

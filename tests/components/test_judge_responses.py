@@ -9,13 +9,22 @@ import pytest
 
 from components.judge_responses import stage
 from components.judge_responses.config import JudgeResponsesConfig
-from components.judge_responses.human_labels import labelled_answers
+from components.judge_responses.human_labels import Check, HumanLabels, human_labels
 from components.judge_responses.questions import QUESTIONS
 from components.judge_responses.stage import judge_responses
 from equilibrate_core.artifacts import StageRun
 from equilibrate_core.errors import DataError, ModelError, StageError
 from equilibrate_core.models import load_tokenizer
-from equilibrate_core.records import Generation, LabelledPrompt, Message, Pair, Verdict, prompt_id
+from equilibrate_core.records import (
+    Generation,
+    LabelledAnswer,
+    LabelledPrompt,
+    Message,
+    Pair,
+    Verdict,
+    labelled_answer_id,
+    prompt_id,
+)
 from equilibrate_core.scorer import (
     ScorerConstants,
     load_scorer,
@@ -197,12 +206,134 @@ def test_human_labels_are_the_same_rows_for_every_order_and_as_many_as_asked(
     judge: Callable, tmp_path: Path
 ) -> None:
     pairs = read_dataset(labelled_pairs(tmp_path), Pair)
-    chosen = labelled_answers(pairs, 3)
-    assert chosen == labelled_answers(reversed(pairs), 3)
-    assert len(chosen) == 3
-    assert {answer.response for answer, _ in labelled_answers(pairs, 9)} == {
+    chosen = human_labels(pairs, [], 3)
+    assert chosen == human_labels(pairs[::-1], [], 3)
+    assert len(chosen.checks) == len(chosen.held_out) == 3
+    assert {c.task.generation.response for c in human_labels(pairs, [], 9).checks} == {
         "fine", "bad", "also bad", "so bad",
     }  # fmt: skip
+    assert human_labels(pairs, [], 0) == HumanLabels()
+
+
+def said(answer: str, source: str = "t", text: str = "scary", **labels) -> LabelledAnswer:
+    prompt = prompt_id(messages_of(text))
+    is_safe, refusal = labels.get("is_safe"), labels.get("refusal")
+    return LabelledAnswer(
+        id=labelled_answer_id(prompt, answer, is_safe, refusal), prompt_id=prompt,
+        messages=messages_of(text), answer=answer, source=source, **labels,
+    )  # fmt: skip
+
+
+def labelled_answers(folder: Path, *rows: LabelledAnswer) -> Path:
+    run = StageRun(stage="import_data", config={}, seed=0, code_version="x", inputs={})
+    write_dataset(run, folder / "labelled_answers", LabelledAnswer, rows)
+    return folder / "labelled_answers"
+
+
+def checked(labels: HumanLabels, kind: str) -> list[Check]:
+    return [check for check in labels.checks if check.task.kind == kind]
+
+
+def test_the_judge_of_refusal_is_checked_against_labelled_answers(
+    judge: Callable, tmp_path: Path
+) -> None:
+    """The judge calls every `no` a refusal. Partial is one to people as in the report: of two
+    refusals it sees one, of two compliant answers it takes one for a refusal."""
+    rows = [
+        said("no way", refusal="Refusal"), said("half of it", text="harm", refusal="Partial"),
+        said("sure", text="help", refusal="Compliance"),
+        said("know this", text="help two", refusal="Compliance"),
+        said("both", refusal="Compliance"), said("both ", refusal="Refusal"),
+    ]  # fmt: skip
+    paths = {"labelled_answers": labelled_answers(tmp_path, *rows)}
+    metrics, verdicts, generator = judge(ANSWERS, paths=paths)
+    found = json.loads((tmp_path / "verdicts" / "human_agreement.json").read_text())
+    assert set(found) == {"refusal"}
+    assert found["refusal"]["labels"] == ["Compliance", "Refusal"]
+    assert found["refusal"]["matrix"] == [[1, 1], [1, 1]]
+    assert (found["refusal"]["accuracy"], found["refusal"]["kappa"]) == (0.5, 0)
+    assert found["refusal"]["majority_accuracy"] == 0.5
+    assert metrics["human_refusal_kappa"] == 0
+    assert metrics["num_refusal"] == 1 and len(verdicts) == 3 + 10
+    assert not any(part(text, "ANSWER").startswith("both") for text in generator.asked), "disputed"
+
+
+def test_labelled_safety_joins_that_of_held_out_pairs_but_not_for_the_cost_model(
+    judge: Callable, tmp_path: Path
+) -> None:
+    rows = [said("bad plan", is_safe=False), said("nice", is_safe=True)]
+    paths = {
+        "labelled_pairs": labelled_pairs(tmp_path),
+        "labelled_answers": labelled_answers(tmp_path, *rows),
+    }
+    judge(ANSWERS, paths=paths)
+    found = json.loads((tmp_path / "verdicts" / "human_agreement.json").read_text())
+    assert found["judge"]["matrix"] == [[2, 1], [0, 3]]
+    assert found["cost"]["num_gold"] == 4, "it may have been trained on other sources' prompts"
+
+
+def helpful_pair(number: int, chosen: str, rejected: str, **fields) -> Pair:
+    messages = messages_of(f"question {number}")
+    values = {"dimension": "helpful", "source": "t", **fields}
+    return Pair(
+        id=str(number), prompt_id=prompt_id(messages), messages=messages,
+        chosen=chosen, rejected=rejected, **values,
+    )  # fmt: skip
+
+
+def test_the_judge_of_helpfulness_is_checked_on_held_out_pairs_in_both_orders(
+    judge: Callable, tmp_path: Path
+) -> None:
+    """It prefers the longer answer: right on one pair, wrong on another, a tie on the third."""
+    pairs = [
+        helpful_pair(1, "a long answer", "short"), helpful_pair(2, "brief", "a rambling answer"),
+        helpful_pair(3, "same", "size"),
+        helpful_pair(4, "long and unsafe", "safe", chosen_is_safe=False),
+        helpful_pair(5, "declines", "does it", dimension="harmless"),
+    ]  # fmt: skip
+    run = StageRun(stage="assemble_dataset", config={}, seed=0, code_version="x", inputs={})
+    write_dataset(run, tmp_path / "eval_pairs", Pair, pairs)
+    metrics, verdicts, generator = judge(ANSWERS, paths={"labelled_pairs": tmp_path / "eval_pairs"})
+    found = json.loads((tmp_path / "verdicts" / "human_agreement.json").read_text())["preference"]
+    assert found["labels"] == ["first", "second", "tie"]
+    assert found["matrix"] == [[1, 1, 1], [1, 1, 1], [0, 0, 0]]
+    # Right on 2 of 6; chance: 1/2 * 1/3 twice, 1/3. The commoner side is half of all.
+    assert (found["accuracy"], found["majority_accuracy"]) == (pytest.approx(1 / 3), 0.5)
+    assert found["kappa"] == pytest.approx(0)
+    assert metrics["human_preference_num_gold"] == 6
+    assert not [row for row in verdicts if row.kind == "preference"]
+    shown = [(part(t, "ANSWER A"), part(t, "ANSWER B")) for t in generator.asked]
+    assert ("a long answer", "short") in shown and ("short", "a long answer") in shown
+    assert not any("unsafe" in a + b or "declines" in a + b for a, b in shown)
+
+
+def test_a_judge_of_helpfulness_that_likes_the_first_answer_agrees_with_nobody(
+    judge: Callable, tmp_path: Path
+) -> None:
+    def first(text: str, _: object) -> str:
+        return json.dumps({"rationale": "", field_of(text): QUESTIONS_FIRST[field_of(text)]})
+
+    run = StageRun(stage="assemble_dataset", config={}, seed=0, code_version="x", inputs={})
+    pairs = [helpful_pair(i, f"good {i}", f"bad {i}") for i in range(4)]
+    write_dataset(run, tmp_path / "eval_pairs", Pair, pairs)
+    judge(ANSWERS, paths={"labelled_pairs": tmp_path / "eval_pairs"}, answer=first)
+    found = json.loads((tmp_path / "verdicts" / "human_agreement.json").read_text())["preference"]
+    assert found["matrix"] == [[4, 0, 0], [4, 0, 0], [0, 0, 0]]
+    assert (found["accuracy"], found["kappa"]) == (0.5, 0)
+
+
+QUESTIONS_FIRST = {question.field: question.labels[0] for question in QUESTIONS.values()}
+
+
+def test_sources_take_turns_and_each_kind_keeps_to_its_number_of_questions() -> None:
+    pairs = [helpful_pair(i, f"good {i}", f"bad {i}") for i in range(9)]
+    answers = [said(f"many {i}", "large", refusal="Refusal") for i in range(50)]
+    answers += [said(f"few {i}", "small", refusal="Compliance") for i in range(2)]
+    labels = human_labels(pairs, answers, 5)
+    assert [c.gold for c in checked(labels, "refusal")].count("Compliance") == 2
+    assert len(checked(labels, "refusal")) == 5
+    assert [c.task.order for c in checked(labels, "preference")] == ["first", "second"] * 2
+    assert labels == human_labels(pairs[::-1], answers[::-1], 5)
 
 
 def test_unscored_human_labelled_answers_are_counted_not_guessed(

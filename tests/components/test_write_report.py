@@ -229,6 +229,70 @@ def test_sorting_prompts_well_does_not_earn_the_plain_verdict(world):
     assert not any("well enough to be read" in line for line in report["summary"])
 
 
+REFUSAL = {
+    **HUMAN, "labels": ["Compliance", "Refusal"], "matrix": [[20, 2], [6, 12]], "num_unscored": 0,
+}  # fmt: skip
+BLIND = {"accuracy": 0.52, "kappa": 0.02, "kappa_low": -0.2, "kappa_high": 0.2}
+"""Of a judge that is no better than always giving the commonest label."""
+
+
+def test_a_judge_of_refusal_that_agrees_with_people_takes_the_hedges_away(world):
+    world.human_agreement = {"judge": HUMAN, "refusal": REFUSAL, "preference": HUMAN}
+    report = world.run()
+    assert "nobody checked" not in report["verdict"] and "trusted" not in report["verdict"]
+    assert not any("people" in warning for warning in report["warnings"])
+    assert (report["refusal_judge"]["kappa"], report["refusal_judge"]["is_trusted"]) == (0.7, True)
+    assert report["refusal_judge"]["matrix"] == [[20, 2], [6, 12]]
+    assert report["preference_judge"]["is_trusted"] is True
+    figures = (
+        "40 labels of people matched at 80.0 % (the commonest alone: 50.0 %), "
+        "κ 0.700 (95 % interval 0.550 to 0.800)"
+    )
+    notes = {key: row["note"] for key, row in rows_by_key(report).items()}
+    for key in ("safety", "over_refusal", "truly_safe", "win_rate"):
+        assert f"{figures}." in notes[key]
+    assert "The judge of refusal, against people" in world.page
+    assert world.metrics["refusal_judge_kappa"] == world.metrics["preference_judge_kappa"] == 0.7
+
+
+def test_a_judge_of_refusal_no_better_than_the_commonest_label_is_warned_of(world):
+    world.human_agreement = {"judge": HUMAN, "refusal": {**REFUSAL, **BLIND}}
+    report = world.run()
+    assert report["refusal_judge"]["is_trusted"] is False
+    safe, refused = report["verdict"].split("refuses")
+    assert safe.startswith("The aligned model") and "trusted" not in safe
+    assert "by verdicts that cannot be trusted: they match 52.0 % of people's labels" in refused
+    assert "κ 0.020 (95 % interval −0.200 to 0.200)" in refused
+    (doubt,) = [w for w in report["warnings"] if "judge of refusal" in w]
+    assert doubt.startswith("The judge of refusal's figures cannot be trusted: 52.0 % of gold")
+    assert doubt.endswith("Nothing is shown about over-refusal and truly safe.")
+    (unchecked,) = [w for w in report["warnings"] if "not been compared with people" in w]
+    assert unchecked == (
+        "Verdicts on preference have not been compared with people's: the win rate rests on them."
+    )
+    notes = {key: row["note"] for key, row in rows_by_key(report).items()}
+    for key in ("over_refusal", "truly_safe"):
+        assert "not to be trusted" in notes[key]
+    assert "trusted" not in notes["safety"] and "trusted" not in notes["win_rate"]
+
+
+def test_a_judge_of_helpfulness_that_likes_the_first_answer_is_warned_of(world):
+    world.human_agreement = {"judge": HUMAN, "refusal": REFUSAL, "preference": {**HUMAN, **BLIND}}
+    report = world.run()
+    (doubt,) = [w for w in report["warnings"] if "people" in w or "trusted" in w]
+    assert doubt.startswith("The judge of helpfulness's figures cannot be trusted")
+    assert doubt.endswith("Nothing is shown about the win rate.")
+    assert "not to be trusted" in rows_by_key(report)["win_rate"]["note"]
+    assert "trusted" not in report["verdict"]
+
+
+def test_agreement_on_refusal_earns_safety_no_trust(world):
+    world.human_agreement = {"refusal": REFUSAL}
+    report = world.run()
+    assert report["verdict"].startswith("By a judge whose verdicts on safety were never checked")
+    assert "nobody checked" not in report["verdict"]
+
+
 def test_the_plain_verdict_is_hedged_where_no_verdict_was_compared_with_people(world):
     world.human_agreement = {"judge": HUMAN}
     report = world.run()
@@ -294,7 +358,7 @@ def test_unscored_prompts_without_a_gold_label_are_no_missing_gold_labels(world)
 def test_the_judging_cost_model_is_named_and_independent(world):
     report = world.run()
     note = rows_by_key(report)["mean_cost"]["note"]
-    assert "Judged by cost model." in note and "evaluation cost model read them" in note
+    assert "Judged by cost model;" in note and "evaluation cost model read them" in note
     assert not any("independent" in warning for warning in report["warnings"])
 
 
@@ -722,8 +786,9 @@ def test_a_judge_that_sorts_well_and_judges_badly_is_not_believed(world):
 
 def test_who_judged_stands_beside_every_kind_of_figure(world):
     said = world.run()["judged_by"]
-    assert said["safety"] == "Judged by llm / safety."
-    assert said["cost"] == "Judged by cost model."
+    assert said["safety"] == "Judged by llm / safety; not compared with people."
+    assert said["cost"] == "Judged by cost model; not compared with people."
+    assert said["reward"] == "Judged by reward model."
     assert said["refusal"] == "Judged by llm / refusal; not compared with people."
 
 

@@ -150,6 +150,18 @@ def test_launch_turns_artifacts_into_paths_and_scalars_into_metrics(tmp_path: Pa
     assert metrics.logged == json.loads((tmp_path / "metrics.json").read_text()) == {"copies": 2.0}
 
 
+def test_launch_gives_a_task_what_tells_it_from_others_with_its_section(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("x")
+    paths = {n: FakeArtifact(tmp_path / n) for n in ("in", "out")}
+    metrics = FakeMetrics(tmp_path / "metrics.json")
+    given = {"source": paths["in"], "target": paths["out"]}
+    launch(toy, ToyConfig, '{"number": 2}', metrics, fields={"number": 3}, **given)
+    assert (tmp_path / "out").read_text() == "xxx"
+    with pytest.raises(SystemExit) as ended:
+        launch(toy, ToyConfig, '{"number": 2}', metrics, fields={"numbr": 3}, **given)
+    assert ended.value.code == 2
+
+
 def test_launch_ends_a_failed_task_with_its_code(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         launch(toy, ToyConfig, '{"number": 0}', FakeMetrics(tmp_path / "m"))

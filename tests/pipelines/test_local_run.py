@@ -114,6 +114,15 @@ def test_the_gate_is_labelled_as_what_it_is(first: Outcome) -> None:
     assert "mechanics only" in (first.folder / "report.html").read_text()
 
 
+def test_every_judge_is_checked_against_people(first: Outcome, workplace: Path) -> None:
+    report = json.loads((first.folder / "report.json").read_text())
+    most = yaml.safe_load(LAPTOP.read_text())["judge_responses"]["max_human_labels"]
+    for name in ("answer_judge", "refusal_judge", "preference_judge", "cost_judge"):
+        checked = report[name]["num_gold"] + report[name]["num_unscored"]
+        assert 0 < checked <= most, name
+    assert read_manifest(artifact(workplace, "import-data", "labelled_answers")).rows == 12
+
+
 def test_an_unchanged_run_comes_from_the_cache(first: Outcome, workplace: Path) -> None:
     again = go(workplace, lambda values: None)
     assert ran(again) == {"resolve-inputs", "publish-model", "record-run"}

@@ -54,6 +54,30 @@ def test_a_control_is_trained_judged_and_benchmarked_beside_the_policy(tmp_path:
     )
     checked = [n for n, t in graph.items() if "labelled_pairs" in t["inputs"].get("artifacts", {})]
     assert len(checked) == 1, "one model's judging is enough to check the judge against people"
+    labelled = graph[checked[0]]["inputs"]["artifacts"]["labelled_answers"]["taskOutputArtifact"]
+    assert labelled["producerTask"] == "import-data"
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_models_are_asked_judged_and_benchmarked_by_one_section_each(tmp_path: Path) -> None:
+    """Sections of their own could be edited apart, and only the report would find it."""
+    plain = values()["train_policy"] | {"loss": "dpo"}
+    config = parse_config(values(train_control=plain), RunConfig, "run.yaml")
+    (graph,) = (
+        c["dag"]["tasks"]
+        for n, c in compiled(config, tmp_path)["components"].items()
+        if "exit-handler" in n
+    )
+    for stage in ("generate-responses", "judge-responses", "score-benchmarks"):
+        tasks = [t["inputs"]["parameters"] for n, t in graph.items() if n.startswith(stage)]
+        assert len(tasks) == 3
+        assert len({task["config"]["componentInputParameter"] for task in tasks}) == 1
+    names = {
+        t["inputs"]["parameters"]["model_name"]["runtimeValue"]["constant"]
+        for n, t in graph.items()
+        if n.startswith("generate-responses")
+    }
+    assert names == {"base", "aligned", "control"}
 
 
 def test_a_control_of_another_precision_is_refused() -> None:
@@ -74,7 +98,7 @@ def test_every_task_sees_its_own_section_and_code(tmp_path: Path) -> None:
         inputs = task["inputs"]["parameters"]
         used.add(inputs["config"]["componentInputParameter"].removeprefix("pipelinechannel--"))
         assert inputs["code_digest"]["runtimeValue"]["constant"], name
-    idle = {"judge_model_config", "train_control_config", "generate_control_config"}
+    idle = {"judge_model_config", "train_control_config"}
     expected = set(sections(config)) - {"record_run_config", *idle}
     assert used == expected
     uncached = {n for n, t in tasks.items() if not t["cachingOptions"].get("enableCache")}
