@@ -1,52 +1,52 @@
 """Ids of whole columns, equal to what `records.prompt_id` and `records.pair_id` give row by row."""
 
 import hashlib
-import json
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import msgspec
 import polars as pl
 
 _SPACE = r"[\s\x1c-\x1f]{2,}|[^\S ]|[\x1c-\x1f]"
 """What `str.split` takes for space, but for the single blanks that stay as they are."""
-_ODD = r"^ | $|  |[^\S ]|[\x00-\x1f]"
-"""What normalising may change, and what JSON escapes other than by a backslash before it."""
+_ODD = r"^ | $|  |[^\S ]|[\x1c-\x1f]"
+"""What normalising changes."""
+
+Texts = Sequence[str | None]
 
 
-def identity(texts: pl.Series) -> pl.Series:
-    """Each text normalised and escaped as it stands in the JSON that ids are digests of."""
-    odd = texts.str.contains(_ODD).fill_null(value=False)
-    escapes = {character: f"\\{character}" for character in ("\\", '"')}
-    if odd.any():
-        normal = texts.filter(odd).str.replace_all(_SPACE, " ").str.strip_chars(" ")
-        places = (odd.cum_sum().cast(pl.Int64) - 1).clip(0)
-        texts = normal.gather(places).zip_with(odd, texts)
-        if normal.str.contains(r"[\x00-\x1f]").any():
-            escapes |= {chr(code): json.dumps(chr(code))[1:-1] for code in range(32)}
-    for character, escaped in escapes.items():
-        texts = texts.str.replace_all(character, escaped, literal=True)
-    return texts
+def normal_texts(texts: Texts) -> Texts:
+    """As `records.normalise_text` for each text."""
+    column = pl.Series(texts, dtype=pl.String)
+    odd = column.str.contains(_ODD).fill_null(value=False)
+    if not odd.any():
+        return texts
+    changed = column.filter(odd).str.replace_all(_SPACE, " ").str.strip_chars(" ")
+    normal = list(texts)
+    for place, text in zip(odd.arg_true().to_list(), changed.to_list(), strict=True):
+        normal[place] = text
+    return normal
 
 
-def prompt_ids(identities: pl.Series) -> list[str]:
-    """Ids of the prompts that consist of one user turn each."""
-    texts = pl.DataFrame({"text": identities})
-    return _digests(texts, pl.format('[["user","{}"]]', pl.col("text")))
+def prompt_ids(texts: Texts) -> list[str]:
+    """Ids of the prompts that consist of one user turn each, of their normal texts."""
+    return _digests((("user", text),) for text in texts)
 
 
 def pair_ids(
-    prompts: list[str], chosen: pl.Series, rejected: pl.Series, dimensions: list[str]
+    prompts: Sequence[str], chosen: Texts, rejected: Texts, dimensions: Sequence[str]
 ) -> list[str]:
-    """Ids of the pairs, of the ids of their prompts and the identities of the answers."""
-    parts = {"p": prompts, "c": chosen, "r": rejected, "d": pl.Series(dimensions, dtype=pl.String)}
-    return _digests(pl.DataFrame(parts), pl.format('["{}","{}","{}","{}"]', "p", "c", "r", "d"))
+    """Ids of the pairs, of the ids of their prompts and the normal texts of the answers."""
+    return _digests(zip(prompts, chosen, rejected, dimensions, strict=True))
 
 
-def answer_keys(prompts: list[str], answers: pl.Series) -> list[int]:
+def answer_keys(prompts: Sequence[str], answers: Texts) -> list[int]:
     """A number for each answer to a prompt: the same for the same normalised text, in one run."""
-    parts = pl.DataFrame({"prompt": prompts, "answer": identity(answers)})
+    parts = pl.DataFrame({"prompt": prompts, "answer": normal_texts(answers)})
     return parts.select(pl.concat_str("prompt", "answer").hash()).to_series().to_list()
 
 
-def _digests(parts: pl.DataFrame, text: pl.Expr) -> list[str]:
-    """As `records.digest`: the first 24 hex digits; of nothing where a part is null."""
-    texts = parts.select(text.fill_null("").cast(pl.Binary)).to_series().to_list()
-    return [hashlib.sha256(each).hexdigest()[:24] for each in texts]
+def _digests(values: Iterable[Any]) -> list[str]:
+    """As `records.digest` of each value, which holds no objects."""
+    encode, sha256 = msgspec.json.Encoder().encode, hashlib.sha256
+    return [sha256(encode(value)).hexdigest()[:24] for value in values]

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ from components.import_data.ledgers import (
     PairLedger,
     PromptLedger,
 )
-from components.import_data.mapped_rows import PROMPTS, MappedRows
+from components.import_data.mapped_rows import MappedRows
 from components.import_data.rows import QuarantinedRow, RawRow, file_of, parsed, quarantined
 from components.import_data.spool import Spool, TableSpool
 from equilibrate_core.artifacts import Counts
@@ -30,7 +31,7 @@ from equilibrate_core.tables import arrow_schema
 
 SIDES = ("chosen", "rejected")
 FLAGS = ("chosen_is_safe", "rejected_is_safe")
-PROMPT_SCHEMA = arrow_schema(Prompt)
+LABELS = pa.schema([arrow_schema(Prompt).field(name) for name in Labels._fields])
 MAX_REASONS = 1000
 """Different reasons counted for a source; they may quote what the rows hold."""
 
@@ -72,13 +73,9 @@ class Intake:
 
     def settled_prompts(self) -> Iterator[pa.Table]:
         """All prompts, in order of first appearance."""
-        settled = self.prompts.settled()
         for table in self.prompt_spool:
-            labels = list(islice(settled, table.num_rows))
-            columns = dict(zip(Labels._fields, map(list, zip(*labels, strict=True)), strict=True))
-            columns["metadata"] = [list(each.metadata.items()) for each in labels]
-            kept = {name: table[name] for name in PROMPTS.names}
-            yield pa.table(kept | columns, schema=PROMPT_SCHEMA)
+            repeated = self._repeated(table["id"])
+            yield self._relabelled(table, repeated) if repeated else table
 
     def settled_pairs(self) -> Iterator[pa.Table]:
         """All pairs that are kept; exhaust it before reading any count."""
@@ -112,9 +109,9 @@ class Intake:
     ) -> tuple[list[bool], list[bool]]:
         """Which prompts and pairs of a block are new; rows that turn out bad join `problems`."""
         mapped = block.mapped
-        ids = mapped.prompts["id"].to_pylist()
+        ids = _listed(mapped.prompts["id"])
         pairs = _pairs(mapped)
-        has_own_ids = any(each is not None for each in mapped.source_ids)
+        has_own_ids = mapped.source_ids.count(None) < len(ids)
         if not has_own_ids and self.prompts.add_new(ids, mapped.labels):
             self.pairs.add_new(pairs)
             self.pair_counts.read += mapped.pairs.num_rows
@@ -163,7 +160,7 @@ class Intake:
     def _settle(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
         """A block's pairs with all that is known of them now, and which of them are kept."""
         is_kept = np.ones(table.num_rows, dtype=bool)
-        doubtful = self._doubtful(table)
+        doubtful = self._repeated(table["prompt_id"])
         if not doubtful:
             return table, is_kept
         flags = [table[name].to_pylist() for name in FLAGS]
@@ -177,18 +174,31 @@ class Intake:
             table = table.set_column(place, table.schema.field(place), pa.array(values, pa.bool_()))
         return table, is_kept
 
-    def _doubtful(self, table: pa.Table) -> list[int]:
-        """Places of the pairs that others may say something of: those of repeated prompts."""
+    def _relabelled(self, table: pa.Table, repeated: list[int]) -> pa.Table:
+        """A block's prompts with all that is known now of those that came more than once."""
+        labels = map(self.prompts.settled, _listed(table["id"].take(repeated)))
+        rows = [each._asdict() | {"metadata": list(each.metadata.items())} for each in labels]
+        order = np.arange(table.num_rows)
+        order[repeated] = table.num_rows + np.arange(len(repeated))
+        changed = pa.Table.from_pylist(rows, schema=LABELS)
+        columns = pa.concat_tables([table.select(LABELS.names), changed]).take(order)
+        for name in LABELS.names:
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, table.schema.field(place), columns[name])
+        return table
+
+    def _repeated(self, prompts: pa.ChunkedArray) -> list[int]:
+        """Where these are ids of prompts that came more than once: others may say more of them."""
         repeated = self.prompts.repeated
         if not repeated:
             return []
-        return [i for i, prompt in enumerate(table["prompt_id"].to_pylist()) if prompt in repeated]
+        return [place for place, prompt in enumerate(_listed(prompts)) if prompt in repeated]
 
     def _doubtful_pairs(self) -> Iterator[tuple[str, tuple[int, int]]]:
         for table in self.pair_spool:
-            if doubtful := self._doubtful(table):
+            if doubtful := self._repeated(table["prompt_id"]):
                 part = table.take(doubtful)
-                yield from zip(part["id"].to_pylist(), _answers(part), strict=True)
+                yield from zip(_listed(part["id"]), _answers(part), strict=True)
 
     def _set_aside(self, source: Source, row: RawRow, reason: str) -> None:
         bad = quarantined(source.name, row, reason)
@@ -205,16 +215,14 @@ class Intake:
 
 def _pairs(mapped: MappedRows) -> list[tuple[str, Flags]]:
     """Id and safety flags of each pair."""
-    chosen, rejected = (mapped.pairs[name].to_pylist() for name in FLAGS)
-    flags = zip(chosen, rejected, strict=True)
-    return list(zip(mapped.pairs["id"].to_pylist(), flags, strict=True))
+    flags = zip(*(_listed(mapped.pairs[name]) for name in FLAGS), strict=True)
+    return list(zip(_listed(mapped.pairs["id"]), flags, strict=True))
 
 
 def _answers(pairs: pa.Table) -> Iterator[tuple[int, int]]:
     """Keys of each pair's chosen and rejected answer."""
-    prompts = pairs["prompt_id"].to_pylist()
-    texts = (pl.Series(pairs[side].to_pylist(), dtype=pl.String) for side in SIDES)
-    chosen, rejected = (answer_keys(prompts, each) for each in texts)
+    prompts = _listed(pairs["prompt_id"])
+    chosen, rejected = (answer_keys(prompts, _listed(pairs[side])) for side in SIDES)
     return zip(chosen, rejected, strict=True)
 
 
@@ -225,6 +233,11 @@ def _by_row(
     end = [mapped.places[-1] + 1] if mapped.places else [0]
     starts = np.searchsorted(mapped.pairs["row"].to_numpy(), mapped.places + end).tolist()
     return (pairs[start:end] for start, end in pairwise(starts))
+
+
+def _listed(column: pa.ChunkedArray) -> list[Any]:
+    """As `to_pylist`, several times faster."""
+    return pl.Series(values=column).to_list()
 
 
 def _selected(table: pa.Table, is_selected: Sequence[bool] | NDArray[np.bool_]) -> pa.Table:

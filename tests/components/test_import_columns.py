@@ -5,7 +5,6 @@ import json
 import tempfile
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +15,7 @@ from components.import_data import blocks, readers, rows
 from components.import_data.adapters import ADAPTERS
 from components.import_data.columns import map_columns
 from components.import_data.config import ImportDataConfig, Source
-from components.import_data.identities import identity, pair_ids, prompt_ids
+from components.import_data.identities import normal_texts, pair_ids, prompt_ids
 from components.import_data.layouts import layout_of
 from components.import_data.rows import JsonLine, RawRow
 from components.import_data.stage import import_data
@@ -243,9 +242,7 @@ def test_only_the_lines_that_hold_a_surprise_are_left_to_the_row_path():
 @example([(chr(code), f"a{chr(code)}b", f" {chr(code)}\\") for code in (*range(33), 0x7F, 0x85)])
 def test_ids_of_columns_are_those_of_records(rows):
     prompts, chosen, rejected = zip(*rows, strict=True)
-    columns = [
-        identity(pl.Series(column, dtype=pl.String)) for column in (prompts, chosen, rejected)
-    ]
+    columns = [normal_texts(column) for column in (prompts, chosen, rejected)]
     expected = [prompt_id([Message.model_construct(role="user", content=each)]) for each in prompts]
     assert prompt_ids(columns[0]) == expected
     assert pair_ids(expected, *columns[1:], ["helpful"] * len(rows)) == [
@@ -255,6 +252,6 @@ def test_ids_of_columns_are_those_of_records(rows):
 
 
 def test_ids_of_old_artifacts_are_still_the_same():
-    assert prompt_ids(identity(pl.Series(['Hi  "there"\n']))) == ["daa6a9998dca17ced228ef7d"]
-    pairs = pair_ids(["p"], *(identity(pl.Series([each])) for each in ("a\\", "b")), ["harmless"])
+    assert prompt_ids(normal_texts(['Hi  "there"\n'])) == ["daa6a9998dca17ced228ef7d"]
+    pairs = pair_ids(["p"], *(normal_texts([each]) for each in ("a\\", "b")), ["harmless"])
     assert pairs == ["c7cd91094ba8d34838a75ded"]
