@@ -4,8 +4,7 @@ Rows of a block → MappedRows, and the places of the rows left to `map_row`: th
 the layout's types, miss something, or hold a blank or unknown value. Nothing is judged here.
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable
 from itertools import compress
 from operator import attrgetter, eq
 from typing import Any
@@ -15,66 +14,25 @@ import numpy as np
 import pyarrow as pa
 
 from components.import_data.adapters import VALUES
+from components.import_data.decoding import fitting_rows
 from components.import_data.identities import Texts, normal_texts, pair_ids, prompt_ids
 from components.import_data.layouts import Column, Layout
 from components.import_data.ledgers import Labels
 from components.import_data.mapped_rows import MESSAGES, PAIRS, PROMPTS, MappedRows, from_records
-from components.import_data.rows import AnyRow, JsonLines, RawRow, Rows
+from components.import_data.rows import Rows
 
 Values = list[Any]
-Decoder = msgspec.json.Decoder[Any]
-MAX_DIGITS = 4300
-"""From here on Python refuses to read an integer, in whatever column it stands."""
-
-
-UNFIT = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 def map_columns(layout: Layout, rows: Rows) -> tuple[MappedRows, list[int]]:
     """The rows that can be mapped by columns, and the places of all others."""
-    fitting = _fitting(msgspec.json.Decoder(layout.row), rows)
+    places, fitting = fitting_rows(layout.row, rows)
     if not fitting:
         return from_records({}), list(range(len(rows)))
-    mapped = _Table(layout, list(fitting), list(fitting.values())).mapped()
+    mapped = _Table(layout, places, fitting).mapped()
     if len(mapped.places) == len(rows):
         return mapped, []
     return mapped, sorted(set(range(len(rows))).difference(mapped.places))
-
-
-def _fitting(decoder: Decoder, rows: Rows) -> dict[int, msgspec.Struct]:
-    """Place → columns of the rows that fit; all lines at once where none of them is odd."""
-    if isinstance(rows, JsonLines):
-        with suppress(*UNFIT):
-            return dict(enumerate(_decoded_lines(decoder, rows.lines)))
-    decoded = ((place, _decoded(decoder, row)) for place, row in enumerate(rows))
-    return {place: columns for place, columns in decoded if columns is not None}
-
-
-def _decoded(decoder: Decoder, row: AnyRow) -> msgspec.Struct | None:
-    """The layout's columns; None if `map_row` might not see the row in this way."""
-    try:
-        if not isinstance(row, RawRow):
-            return _decoded_lines(decoder, [row.line])[0]
-        columns = msgspec.convert(row.value, decoder.type)
-        msgspec.json.encode(columns)  # fails on a lone surrogate, which no line can bring here
-        return columns
-    except UNFIT:
-        return None
-
-
-def _decoded_lines(decoder: Decoder, lines: Sequence[bytes]) -> list[msgspec.Struct]:
-    """Columns of all lines. Raises one of UNFIT if there is a line that does not fit."""
-    for line in lines:
-        if not line.isascii():
-            line.decode()  # columns that nobody reads count too
-    for line in lines:
-        if len(line) > MAX_DIGITS and _num_digits(line) > MAX_DIGITS:
-            raise msgspec.DecodeError("digits without end")
-    return list(map(decoder.decode, lines))
-
-
-def _num_digits(line: bytes) -> int:
-    return len(line) - len(line.translate(None, b"0123456789"))
 
 
 class _Table:
