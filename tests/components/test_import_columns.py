@@ -1,6 +1,7 @@
 """The columnar path and the row path give the same artifacts, whatever the rows."""
 
 import gzip
+import io
 import json
 import tempfile
 from pathlib import Path
@@ -17,7 +18,8 @@ from components.import_data.columns import map_columns
 from components.import_data.config import ImportDataConfig, Source
 from components.import_data.identities import normal_texts, pair_ids, prompt_ids
 from components.import_data.layouts import layout_of
-from components.import_data.rows import JsonLine, RawRow
+from components.import_data.lines import blocks_of_lines
+from components.import_data.rows import JsonLine, JsonLines, RawRow
 from components.import_data.stage import import_data
 from equilibrate_core.artifacts import read_manifest
 from equilibrate_core.config import parse_config
@@ -145,6 +147,13 @@ def test_both_paths_give_the_same_artifacts(tmp_path, monkeypatch, adapter, data
             "x.jsonl",
             b'{"prompt": "a", "references": ["", " "]}\n{"prompt": "b", "references": ["", "r"]}',
         ),
+        ("x.jsonl", b'{"prompt": "a"}{"prompt": "b"}\n{"prompt": "c"}'),
+        ("x.jsonl", b'{"prompt": "a"}{"prompt": "b"}\n{"prompt":\n"c"}\n'),
+        ("x.jsonl", b'{"prompt": "a", "x": {}\n{}}\n{"prompt": "b"}{"prompt": "c"}\n'),
+        ("x.jsonl", b'{"prompt": "a", "x": "}\n{"}\n{"prompt": "b"}{"prompt": "c"}\n'),
+        ("x.jsonl", b'{"prompt": "a", "x": "\xff"}\n{"prompt": "b"}\n'),
+        ("x.jsonl", b'{"prompt": "a", "x": 1' + b"0" * 5000 + b'}\n{"prompt": "b"}\n'),
+        ("x.jsonl", b'{"prompt": "a"}\r\n{"prompt": "b"} \n{"prompt": "c"}'),
         ("x.jsonl", b'{"prompt": "a", "id": " "}\n{"prompt": "b", "id": " "}'),
         (
             "x.jsonl",
@@ -249,6 +258,13 @@ def test_ids_of_columns_are_those_of_records(rows):
         pair_id(prompt, a, b, "helpful")
         for prompt, a, b in zip(expected, chosen, rejected, strict=True)
     ]
+
+
+def test_lines_that_share_objects_are_left_to_the_row_path():
+    content = b'{"prompt": "a"}{"prompt": "b"}\n{"prompt": "c"}\n{"prompt": "d", "x": "\xff"}\n'
+    (lines,) = blocks_of_lines(io.BytesIO(content), 1000, 1000)
+    assert left_to_rows("prompts", JsonLines("x", range(3), lines)) == [0, 2]
+    assert left_to_rows("prompts", JsonLines("x", range(1), lines[1:2])) == []
 
 
 def test_ids_of_old_artifacts_are_still_the_same():
