@@ -83,9 +83,9 @@ class Intake:
         for table in self.pair_spool:
             table, is_kept = self._settle(table)
             rows = table["row"].to_numpy()
-            kept_rows = len(np.unique(rows[is_kept]))
+            kept_rows = _num_distinct(rows[is_kept])
             source = self.sources[table["source"][0].as_py()]
-            _count(source, kept_rows, len(np.unique(rows)) - kept_rows)
+            _count(source, kept_rows, _num_distinct(rows) - kept_rows)
             _count(self.pair_counts, int(is_kept.sum()), int((~is_kept).sum()))
             yield _selected(table, is_kept).drop_columns("row")
 
@@ -242,6 +242,10 @@ def _listed(column: pa.ChunkedArray) -> list[Any]:
 
 def _selected(table: pa.Table, is_selected: Sequence[bool] | NDArray[np.bool_]) -> pa.Table:
     return table if all(is_selected) else table.filter(pa.array(is_selected, pa.bool_()))
+
+
+def _num_distinct(ascending: NDArray[np.int64]) -> int:
+    return np.count_nonzero(np.diff(ascending)) + (len(ascending) > 0)
 
 
 def _count(counts: Counts, num_kept: int, num_contradicted: int) -> None:
