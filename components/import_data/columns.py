@@ -79,22 +79,24 @@ class _Table:
         """Leave these rows to `map_row`."""
         self._is_plain &= ~np.fromiter(is_odd, dtype=bool, count=len(self._places))
 
-    def _prompt_texts(self) -> tuple[pa.Array, Texts]:
-        texts, normal = self._texts("prompt")
+    def _prompt_texts(self) -> tuple[pa.StringArray, Texts]:
+        column, normal = self._texts("prompt")
         contexts = self._field("context")
         if not any(contexts):
-            return pa.array(texts, pa.string()), normal
-        pairs = zip(texts, contexts, strict=True)
+            return column, normal
+        pairs = zip(column.to_pylist(), contexts, strict=True)
         joined = [f"{a}\n\n{b}" if b else a for a, b in pairs]
-        return pa.array(joined, pa.string()), normal_texts(joined)
+        column = pa.array(joined, pa.string())
+        return column, normal_texts(joined, column)
 
-    def _texts(self, name: str) -> tuple[Texts, Texts]:
+    def _texts(self, name: str) -> tuple[pa.StringArray, Texts]:
         """A text that every row must have, as it is and normalised."""
         texts = self._field(name)
-        normal = normal_texts(texts)
+        column = pa.array(texts, pa.string())
+        normal = normal_texts(texts, column)
         if not all(normal):
             self._leave(not text for text in normal)
-        return texts, normal
+        return column, normal
 
     def _pairs(self, prompt_ids: list[str], prompts: pa.Table) -> pa.Table:
         (chosen, normal_chosen), (rejected, normal_rejected) = map(

@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+import numpy as np
+import pyarrow as pa
 
 from components.import_data.lines import Lines
 from components.import_data.rows import AnyRow, JsonLines, RawRow, Rows
@@ -15,7 +17,7 @@ from components.import_data.rows import AnyRow, JsonLines, RawRow, Rows
 Decoder = msgspec.json.Decoder[Any]
 MAX_DIGITS = 4300
 """From here on Python refuses to read an integer, in whatever column it stands."""
-UNFIT = (msgspec.MsgspecError, UnicodeError, RecursionError)
+UNFIT = (msgspec.MsgspecError, pa.ArrowInvalid, UnicodeError, RecursionError)
 
 
 def fitting_rows(row: type[msgspec.Struct], rows: Rows) -> tuple[list[int], list[msgspec.Struct]]:
@@ -54,14 +56,19 @@ def _decoded_block(decoder: Decoder, lines: Lines) -> list[msgspec.Struct]:
     if not lines.are_objects():
         raise msgspec.DecodeError("a line that is no object, or has space around it")
     block = lines.block
-    if not block.isascii():
-        block.decode()
+    _check_utf8(block)
     for place in (lines.lengths() > MAX_DIGITS).nonzero()[0].tolist():
         _check(lines[place])
     decoded = decoder.decode_lines(block)
     if len(decoded) != len(lines):
         raise msgspec.DecodeError("a line of several objects")
     return decoded
+
+
+def _check_utf8(block: bytes) -> None:
+    bounds = pa.py_buffer(np.array([0, len(block)], dtype=np.int64))
+    text = pa.LargeStringArray.from_buffers(1, bounds, pa.py_buffer(block))
+    text.validate(full=True)
 
 
 def _check(line: bytes) -> None:

@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -109,7 +107,7 @@ class Intake:
     ) -> tuple[list[bool], list[bool]]:
         """Which prompts and pairs of a block are new; rows that turn out bad join `problems`."""
         mapped = block.mapped
-        ids = _listed(mapped.prompts["id"])
+        ids = mapped.prompts["id"].to_pylist()
         pairs = _pairs(mapped)
         has_own_ids = mapped.source_ids.count(None) < len(ids)
         if not has_own_ids and self.prompts.add_new(ids, mapped.labels):
@@ -176,7 +174,7 @@ class Intake:
 
     def _relabelled(self, table: pa.Table, repeated: list[int]) -> pa.Table:
         """A block's prompts with all that is known now of those that came more than once."""
-        labels = map(self.prompts.settled, _listed(table["id"].take(repeated)))
+        labels = map(self.prompts.settled, table["id"].take(repeated).to_pylist())
         rows = [each._asdict() | {"metadata": list(each.metadata.items())} for each in labels]
         order = np.arange(table.num_rows)
         order[repeated] = table.num_rows + np.arange(len(repeated))
@@ -192,13 +190,13 @@ class Intake:
         repeated = self.prompts.repeated
         if not repeated:
             return []
-        return [place for place, prompt in enumerate(_listed(prompts)) if prompt in repeated]
+        return [place for place, prompt in enumerate(prompts.to_pylist()) if prompt in repeated]
 
     def _doubtful_pairs(self) -> Iterator[tuple[str, tuple[int, int]]]:
         for table in self.pair_spool:
             if doubtful := self._repeated(table["prompt_id"]):
                 part = table.take(doubtful)
-                yield from zip(_listed(part["id"]), _answers(part), strict=True)
+                yield from zip(part["id"].to_pylist(), _answers(part), strict=True)
 
     def _set_aside(self, source: Source, row: RawRow, reason: str) -> None:
         bad = quarantined(source.name, row, reason)
@@ -215,14 +213,14 @@ class Intake:
 
 def _pairs(mapped: MappedRows) -> list[tuple[str, Flags]]:
     """Id and safety flags of each pair."""
-    flags = zip(*(_listed(mapped.pairs[name]) for name in FLAGS), strict=True)
-    return list(zip(_listed(mapped.pairs["id"]), flags, strict=True))
+    flags = zip(*(mapped.pairs[name].to_pylist() for name in FLAGS), strict=True)
+    return list(zip(mapped.pairs["id"].to_pylist(), flags, strict=True))
 
 
 def _answers(pairs: pa.Table) -> Iterator[tuple[int, int]]:
     """Keys of each pair's chosen and rejected answer."""
-    prompts = _listed(pairs["prompt_id"])
-    chosen, rejected = (answer_keys(prompts, _listed(pairs[side])) for side in SIDES)
+    prompts = pairs["prompt_id"].to_pylist()
+    chosen, rejected = (answer_keys(prompts, pairs[side].to_pylist()) for side in SIDES)
     return zip(chosen, rejected, strict=True)
 
 
@@ -235,17 +233,12 @@ def _by_row(
     return (pairs[start:end] for start, end in pairwise(starts))
 
 
-def _listed(column: pa.ChunkedArray) -> list[Any]:
-    """As `to_pylist`, several times faster."""
-    return pl.Series(values=column).to_list()
-
-
 def _selected(table: pa.Table, is_selected: Sequence[bool] | NDArray[np.bool_]) -> pa.Table:
     return table if all(is_selected) else table.filter(pa.array(is_selected, pa.bool_()))
 
 
 def _num_distinct(ascending: NDArray[np.int64]) -> int:
-    return np.count_nonzero(np.diff(ascending)) + (len(ascending) > 0)
+    return int(np.count_nonzero(np.diff(ascending))) + (len(ascending) > 0)
 
 
 def _count(counts: Counts, num_kept: int, num_contradicted: int) -> None:

@@ -23,7 +23,7 @@ from components.import_data.rows import JsonLine, JsonLines, RawRow
 from components.import_data.stage import import_data
 from equilibrate_core.artifacts import read_manifest
 from equilibrate_core.config import parse_config
-from equilibrate_core.records import Message, Pair, pair_id, prompt_id
+from equilibrate_core.records import Message, Pair, normalise_text, pair_id, prompt_id
 from equilibrate_core.tables import read_dataset
 from tests.components.test_import_malformed import GOOD, OUTPUTS, lines
 
@@ -245,13 +245,29 @@ def test_only_the_lines_that_hold_a_surprise_are_left_to_the_row_path():
     assert left_to_rows("prompts", rows) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def normalised(*texts):
+    return normal_texts(texts, pa.array(texts, pa.string()))
+
+
+@settings(FAST, max_examples=200)
+@given(st.lists(st.none() | texts | st.text("a \t\x1f\x85\u00a0\u2003é", max_size=4), min_size=1))
+@example(["a", ""])
+@example(["", "", "a b", None, ""])
+@example([None])
+@example([chr(code) for code in range(0x3100) if not 0xD800 <= code < 0xE000])
+@example([f"a{chr(code)}b" for code in range(0x3100) if not 0xD800 <= code < 0xE000])
+def test_normal_texts_of_columns_are_those_of_records(column):
+    expected = [None if text is None else normalise_text(text) for text in column]
+    assert list(normalised(*column)) == expected
+
+
 @settings(FAST, max_examples=100)
 @given(st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=4))
 @example([(text, text, "x") for text in ODD_TEXTS])
 @example([(chr(code), f"a{chr(code)}b", f" {chr(code)}\\") for code in (*range(33), 0x7F, 0x85)])
 def test_ids_of_columns_are_those_of_records(rows):
     prompts, chosen, rejected = zip(*rows, strict=True)
-    columns = [normal_texts(column) for column in (prompts, chosen, rejected)]
+    columns = [normalised(*column) for column in (prompts, chosen, rejected)]
     expected = [prompt_id([Message.model_construct(role="user", content=each)]) for each in prompts]
     assert prompt_ids(columns[0]) == expected
     assert pair_ids(expected, *columns[1:], ["helpful"] * len(rows)) == [
@@ -268,6 +284,6 @@ def test_lines_that_share_objects_are_left_to_the_row_path():
 
 
 def test_ids_of_old_artifacts_are_still_the_same():
-    assert prompt_ids(normal_texts(['Hi  "there"\n'])) == ["daa6a9998dca17ced228ef7d"]
-    pairs = pair_ids(["p"], *(normal_texts([each]) for each in ("a\\", "b")), ["harmless"])
+    assert prompt_ids(normalised('Hi  "there"\n')) == ["daa6a9998dca17ced228ef7d"]
+    pairs = pair_ids(["p"], normalised("a\\"), normalised("b"), ["harmless"])
     assert pairs == ["c7cd91094ba8d34838a75ded"]
