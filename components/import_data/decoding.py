@@ -65,7 +65,7 @@ def _decoded_block(decoder: Decoder, lines: Lines) -> list[msgspec.Struct]:
     return decoded
 
 
-def _check_utf8(block: bytes) -> None:
+def _check_utf8(block: memoryview) -> None:
     bounds = pa.py_buffer(np.array([0, len(block)], dtype=np.int64))
     text = pa.LargeStringArray.from_buffers(1, bounds, pa.py_buffer(block))
     text.validate(full=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from os import SEEK_CUR
 from typing import BinaryIO, overload
 
 import numpy as np
@@ -37,9 +38,9 @@ class Lines(Sequence[bytes]):
         return (self.raw[start:end] for start, end in pairwise(self.bounds.tolist()))
 
     @property
-    def block(self) -> bytes:
+    def block(self) -> memoryview:
         """All lines in one."""
-        return self.raw[self.bounds[0] : self.bounds[-1]]
+        return memoryview(self.raw)[self.bounds[0] : self.bounds[-1]]
 
     def lengths(self) -> NDArray[np.int64]:
         """Number of bytes of each line, its end included."""
@@ -60,9 +61,14 @@ class Lines(Sequence[bytes]):
 def blocks_of_lines(file: BinaryIO, num_bytes: int, num_lines: int) -> Iterator[Lines]:
     """The rest of a file in blocks of about so many bytes, and of so many lines at most."""
     while raw := file.read(num_bytes):
-        raw += file.readline()
-        ends = np.flatnonzero(np.frombuffer(raw, dtype=np.uint8) == NEWLINE) + 1
-        last = [] if len(ends) and ends[-1] == len(raw) else [len(raw)]
+        end = raw.rfind(NEWLINE) + 1
+        if end:
+            file.seek(end - len(raw), SEEK_CUR)  # copies less than to add the rest of the line
+        else:
+            raw += file.readline()
+            end = len(raw)
+        ends = np.flatnonzero(np.frombuffer(raw, dtype=np.uint8, count=end) == NEWLINE) + 1
+        last = [] if len(ends) and ends[-1] == end else [end]
         lines = Lines(raw, np.concatenate([[0], ends, last]).astype(np.int64))
         for start in range(0, len(lines), num_lines):
             yield lines[start : start + num_lines]
