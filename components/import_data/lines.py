@@ -62,10 +62,10 @@ def blocks_of_lines(file: BinaryIO, num_bytes: int, num_lines: int) -> Iterator[
     """The rest of a file in blocks of about so many bytes, and of so many lines at most."""
     while raw := file.read(num_bytes):
         end = raw.rfind(NEWLINE) + 1
-        if end:
+        if end and len(raw) == num_bytes:
             file.seek(end - len(raw), SEEK_CUR)  # copies less than to add the rest of the line
         else:
-            raw += file.readline()
+            raw += file.readline()  # of a line longer than a block; nothing at the file's end
             end = len(raw)
         ends = np.flatnonzero(np.frombuffer(raw, dtype=np.uint8, count=end) == NEWLINE) + 1
         last = [] if len(ends) and ends[-1] == end else [end]
