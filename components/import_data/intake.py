@@ -30,6 +30,8 @@ from equilibrate_core.tables import arrow_schema
 SIDES = ("chosen", "rejected")
 FLAGS = ("chosen_is_safe", "rejected_is_safe")
 LABELS = pa.schema([arrow_schema(Prompt).field(name) for name in Labels._fields])
+MAX_REPEATED_AHEAD = 10
+"""With more repeated prompts than this, files written ahead would hardly ever stay as they are."""
 MAX_REASONS = 1000
 """Different reasons counted for a source; they may quote what the rows hold."""
 
@@ -72,14 +74,19 @@ class Intake:
     def settled_prompts(self) -> Iterator[pa.Table]:
         """All prompts, in order of first appearance."""
         for table in self.prompt_spool:
-            repeated = self._repeated(table["id"])
-            yield self._relabelled(table, repeated) if repeated else table
+            if repeated := self._repeated(table["id"]):
+                table = self._relabelled(table, repeated)
+                self.prompt_spool.changed()
+            yield table
 
     def settled_pairs(self) -> Iterator[pa.Table]:
         """All pairs that are kept; exhaust it before reading any count."""
         self.pairs.find_disputed(self._doubtful_pairs())
         for table in self.pair_spool:
-            table, is_kept = self._settle(table)
+            settled, is_kept = self._settle(table)
+            if settled is not table:
+                self.pair_spool.changed(from_here=not is_kept.all())
+            table = settled
             rows = table["row"].to_numpy()
             kept_rows = _num_distinct(rows[is_kept])
             source = self.sources[table["source"][0].as_py()]
@@ -114,6 +121,9 @@ class Intake:
             self.pairs.add_new(pairs)
             self.pair_counts.read += mapped.pairs.num_rows
             return [True] * len(ids), [True] * mapped.pairs.num_rows
+        if len(self.prompts.repeated) > MAX_REPEATED_AHEAD:
+            self.prompt_spool.stop_ahead()
+            self.pair_spool.stop_ahead()
         new_prompts: list[bool] = []
         new_pairs: list[bool] = []
         origin = source, file_of(block.rows)

@@ -45,8 +45,8 @@ def import_data(
     with TemporaryDirectory(prefix="import_data-") as name, _without_cycle_search():
         scratch = Path(name)
         with (
-            TableSpool(scratch / "prompts", PROMPTS) as first_seen,
-            TableSpool(scratch / "pairs", PAIRS) as held,
+            TableSpool(scratch / "prompts", PROMPTS, Prompt) as first_seen,
+            TableSpool(scratch / "pairs", PAIRS, Pair) as held,
             Spool(scratch / "quarantine") as bad,
         ):
             intake = Intake(first_seen, held, bad)
@@ -65,6 +65,7 @@ def import_data(
                 intake.settled_pairs(),
                 counts=intake.pair_counts,
                 extra_files={"sources.json": _json(_origins(config))},
+                ready=held.ready_file,
             )
             metrics = _metrics(intake, num_pairs)
             if disputed := intake.prompts.num_disputed():
@@ -81,6 +82,7 @@ def import_data(
                     "metrics.json": _json(metrics),
                     "sources.json": _json(_source_report(config, intake, files)),
                 },
+                ready=first_seen.ready_file,
             )
     return metrics
 
