@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from equilibrate_core.errors import ArtifactError, StageError
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+NUM_HASHERS = 2
 
 
 class FileEntry(BaseModel):
@@ -81,6 +83,10 @@ class Manifest(BaseModel):
         """Digest of the content alone: equal files give equal digests, whenever they were made."""
         lines = [f"{name} {entry.sha256}" for name, entry in sorted(self.files.items())]
         return hashlib.sha256("\n".join([self.schema_name, *lines]).encode()).hexdigest()
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(sha256=sha256_file(path), num_bytes=path.stat().st_size)
 
 
 def sha256_file(path: Path) -> str:
@@ -173,12 +179,10 @@ class StageRun:
     def _seal(self, draft: Draft, schema_name: str) -> None:
         if draft.counts is not None:
             draft.counts.check()
-        files = {
-            name: FileEntry(
-                sha256=sha256_file(draft.path / name), num_bytes=(draft.path / name).stat().st_size
-            )
-            for name in sorted(_files(draft.path))
-        }
+        names = sorted(_files(draft.path))
+        with ThreadPoolExecutor(NUM_HASHERS) as pool:  # hashing leaves Python's lock to others
+            entries = pool.map(_entry, (draft.path / name for name in names))
+            files = dict(zip(names, entries, strict=True))
         manifest = Manifest(
             schema_name=schema_name,
             stage=self.stage,

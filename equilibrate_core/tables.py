@@ -1,8 +1,9 @@
 """Dataset artifacts: rows of one record type as Parquet files beside a manifest."""
 
+import shutil
 import types
 import typing
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -23,6 +24,8 @@ RecordT = TypeVar("RecordT", bound=Record)
 ROWS_PER_FILE = 50_000
 ROWS_PER_BATCH = 2_000
 NUM_WRITERS = 2
+ReadyFile = Callable[[int, int], Path | None]
+"""Index and first row of a file → that file, if it was written ahead with the very same rows."""
 
 
 @contextmanager
@@ -60,10 +63,11 @@ def write_tables(
     *,
     counts: Counts | None = None,
     extra_files: dict[str, str] | None = None,
+    ready: ReadyFile | None = None,
 ) -> int:
     """As `write_dataset`, of rows in Arrow tables with the record's columns; the same bytes."""
     with dataset_draft(run, destination, record) as draft:
-        with TableWriter(draft.path, record) as writer:
+        with TableWriter(draft.path, record, ready) as writer:
             for table in tables:
                 writer.write(table)
         draft.rows = writer.num_rows
@@ -140,23 +144,29 @@ class TableWriter:
     Files are compressed in the background, two at a time: encoding leaves Python's lock to others.
     """
 
-    def __init__(self, folder: Path, record: type[Record]) -> None:
-        self._folder, self._schema = folder, arrow_schema(record)
+    def __init__(self, folder: Path, record: type[Record], ready: ReadyFile | None = None) -> None:
+        self._folder, self._schema, self._ready = folder, arrow_schema(record), ready
         self._held = self._schema.empty_table()
         self._pool = ThreadPoolExecutor(NUM_WRITERS)
-        self._files: list[Future[None]] = []
+        self._files: list[Future[Any]] = []
         self.num_rows = 0
 
     def __enter__(self) -> "TableWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._pool:
-            if kind is None and (self._held.num_rows or not self._files):
-                self._flush(self._held)
         if kind is None:
-            for file in self._files:
-                file.result()
+            self.finish()
+        self._pool.shutdown()
+
+    def finish(self, *, whole: bool = True) -> list[Path]:
+        """The files, all written; without `whole`, rows that do not fill one are left out."""
+        with self._pool:
+            if whole and (self._held.num_rows or not self._files):
+                self._flush(self._held)
+        for file in self._files:
+            file.result()
+        return dataset_files(self._folder)
 
     def write(self, table: pa.Table) -> None:
         """Add the rows of a table. Raises what an earlier file could not be written for."""
@@ -170,8 +180,12 @@ class TableWriter:
     def _flush(self, table: pa.Table) -> None:
         if len(self._files) >= NUM_WRITERS:
             self._files[-NUM_WRITERS].result()  # so many tables are in memory, and no more
-        path = self._folder / f"data-{len(self._files):05d}.parquet"
-        self._files.append(self._pool.submit(_write_file, table, path))
+        index = len(self._files)
+        path = self._folder / f"data-{index:05d}.parquet"
+        if self._ready and (ready := self._ready(index, index * ROWS_PER_FILE)):
+            self._files.append(self._pool.submit(shutil.move, ready, path))
+        else:
+            self._files.append(self._pool.submit(_write_file, table, path))
 
 
 def _write_file(table: pa.Table, path: Path) -> None:

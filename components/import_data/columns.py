@@ -4,178 +4,146 @@ Rows of a block → MappedRows, and the places of the rows left to `map_row`: th
 the layout's types, miss something, or hold a blank or unknown value. Nothing is judged here.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable
 from itertools import compress
-from operator import attrgetter
+from operator import attrgetter, eq
 from typing import Any
 
 import msgspec
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from components.import_data.adapters import VALUES
-from components.import_data.identities import identity, pair_ids, prompt_ids
+from components.import_data.decoding import fitting_rows
+from components.import_data.identities import Texts, normal_texts, pair_ids, prompt_ids
 from components.import_data.layouts import Column, Layout
 from components.import_data.ledgers import Labels
 from components.import_data.mapped_rows import MESSAGES, PAIRS, PROMPTS, MappedRows, from_records
-from components.import_data.rows import AnyRow, JsonLines, RawRow, Rows
+from components.import_data.rows import Rows
 
 Values = list[Any]
-Decoder = msgspec.json.Decoder[Any]
-LABEL_FIELDS = {"category", "label", "suite", "references", "language"}
-MAX_DIGITS = 4300
-"""From here on Python refuses to read an integer, in whatever column it stands."""
-
-
-UNFIT = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 def map_columns(layout: Layout, rows: Rows) -> tuple[MappedRows, list[int]]:
     """The rows that can be mapped by columns, and the places of all others."""
-    fitting = _fitting(msgspec.json.Decoder(layout.row), rows)
+    places, fitting = fitting_rows(layout.row, rows)
     if not fitting:
         return from_records({}), list(range(len(rows)))
-    mapped = _Table(layout, list(fitting), list(fitting.values())).mapped()
+    mapped = _Table(layout, places, fitting).mapped()
+    if len(mapped.places) == len(rows):
+        return mapped, []
     return mapped, sorted(set(range(len(rows))).difference(mapped.places))
-
-
-def _fitting(decoder: Decoder, rows: Rows) -> dict[int, msgspec.Struct]:
-    """Place → columns of the rows that fit; all lines at once where none of them is odd."""
-    if isinstance(rows, JsonLines):
-        with suppress(*UNFIT):
-            return dict(enumerate(_decoded_lines(decoder, rows.lines)))
-    decoded = ((place, _decoded(decoder, row)) for place, row in enumerate(rows))
-    return {place: columns for place, columns in decoded if columns is not None}
-
-
-def _decoded(decoder: Decoder, row: AnyRow) -> msgspec.Struct | None:
-    """The layout's columns; None if `map_row` might not see the row in this way."""
-    try:
-        if not isinstance(row, RawRow):
-            return _decoded_lines(decoder, [row.line])[0]
-        columns = msgspec.convert(row.value, decoder.type)
-        msgspec.json.encode(columns)  # fails on a lone surrogate, which no line can bring here
-        return columns
-    except UNFIT:
-        return None
-
-
-def _decoded_lines(decoder: Decoder, lines: Sequence[bytes]) -> list[msgspec.Struct]:
-    """Columns of all lines. Raises one of UNFIT if there is a line that does not fit."""
-    for line in lines:
-        if not line.isascii():
-            line.decode()  # columns that nobody reads count too
-    for line in lines:
-        if len(line) > MAX_DIGITS and _num_digits(line) > MAX_DIGITS:
-            raise msgspec.DecodeError("digits without end")
-    return list(map(decoder.decode, lines))
-
-
-def _num_digits(line: bytes) -> int:
-    return len(line) - len(line.translate(None, b"0123456789"))
 
 
 class _Table:
     """The fitting rows of a block, and which of them turned out to hold a surprise after all."""
 
     def __init__(self, layout: Layout, places: list[int], rows: list[msgspec.Struct]) -> None:
-        self._layout, self._places = layout, places
-        fields = zip(layout.columns, layout.row.__struct_fields__, strict=True)
-        self._columns = {name: list(map(attrgetter(field), rows)) for name, field in fields}
+        self._layout, self._places, self._rows = layout, places, rows
+        self._attributes = dict(zip(layout.columns, layout.row.__struct_fields__, strict=True))
         self._is_plain = np.ones(len(places), dtype=bool)
 
     def mapped(self) -> MappedRows:
         """The rows without surprise, as records."""
-        layout, number = self._layout, len(self._places)
-        texts, identities = self._prompt_texts()
-        ids = prompt_ids(identities)
-        source = pa.repeat(pa.scalar(layout.source), number)
-        prompts = pa.Table.from_arrays([pa.array(ids), _user_turns(texts), source], schema=PROMPTS)
+        texts, normal = self._prompt_texts()
+        ids = prompt_ids(normal)
         labels = self._labels()
-        source_ids = self._source_ids()
-        pairs = PAIRS.empty_table()
-        if layout.is_pairs:
-            pairs = self._pairs(prompts, [each.gold_category for each in labels])
+        prompts = {
+            "id": pa.array(ids, pa.string()),
+            "messages": _user_turns(texts),
+            "source": pa.repeat(pa.scalar(self._layout.source), len(ids)),
+        }
+        for name, values in zip(Labels._fields, labels, strict=True):
+            prompts[name] = _array(values, PROMPTS.field(name).type)
+        table = pa.table(prompts, schema=PROMPTS)
+        pairs = self._pairs(ids, table) if self._layout.is_pairs else PAIRS.empty_table()
+        mapped = MappedRows(self._places, self._source_ids(), _together(labels), table, pairs)
+        return mapped if self._is_plain.all() else self._plain(mapped)
+
+    def _plain(self, mapped: MappedRows) -> MappedRows:
         is_plain = self._is_plain
-        if not is_plain.all():
-            prompts = prompts.filter(pa.array(is_plain))
-            pairs = pairs.filter(pa.array(is_plain)) if layout.is_pairs else pairs
+        pairs = mapped.pairs
         return MappedRows(
-            places=list(compress(self._places, is_plain)),
-            source_ids=list(compress(source_ids, is_plain)),
-            labels=list(compress(labels, is_plain)),
-            prompts=prompts,
-            pairs=pairs,
+            places=list(compress(mapped.places, is_plain)),
+            source_ids=list(compress(mapped.source_ids, is_plain)),
+            labels=list(compress(mapped.labels, is_plain)),
+            prompts=mapped.prompts.filter(pa.array(is_plain)),
+            pairs=pairs.filter(pa.array(is_plain)) if self._layout.is_pairs else pairs,
         )
 
-    def _prompt_texts(self) -> tuple[pl.Series, pl.Series]:
-        texts, identities = self._texts("prompt")
+    def _leave(self, is_odd: Iterable[bool]) -> None:
+        """Leave these rows to `map_row`."""
+        self._is_plain &= ~np.fromiter(is_odd, dtype=bool, count=len(self._places))
+
+    def _prompt_texts(self) -> tuple[pa.StringArray, Texts]:
+        column, normal = self._texts("prompt")
         contexts = self._field("context")
         if not any(contexts):
-            return texts, identities
-        pairs = zip(texts, contexts, strict=True)
-        joined = pl.Series([f"{a}\n\n{b}" if b else a for a, b in pairs], dtype=pl.String)
-        return joined, identity(joined)
+            return column, normal
+        pairs = zip(column.to_pylist(), contexts, strict=True)
+        joined = [f"{a}\n\n{b}" if b else a for a, b in pairs]
+        column = pa.array(joined, pa.string())
+        return column, normal_texts(joined, column)
 
-    def _texts(self, name: str) -> tuple[pl.Series, pl.Series]:
-        """A text that every row must have, and its identity."""
-        texts = pl.Series(self._field(name), dtype=pl.String)
-        identities = identity(texts)
-        self._is_plain &= (identities != "").fill_null(value=False).to_numpy()
-        return texts, identities
+    def _texts(self, name: str) -> tuple[pa.StringArray, Texts]:
+        """A text that every row must have, as it is and normalised."""
+        texts = self._field(name)
+        column = pa.array(texts, pa.string())
+        normal = normal_texts(texts, column)
+        if not all(normal):
+            self._leave(not text for text in normal)
+        return column, normal
 
-    def _pairs(self, prompts: pa.Table, categories: Values) -> pa.Table:
-        ids, sources = prompts["id"], prompts["source"]
-        (chosen, chosen_identities), (rejected, rejected_identities) = map(
+    def _pairs(self, prompt_ids: list[str], prompts: pa.Table) -> pa.Table:
+        (chosen, normal_chosen), (rejected, normal_rejected) = map(
             self._texts, ("chosen", "rejected")
         )
-        self._is_plain &= (
-            (chosen_identities != rejected_identities).fill_null(value=False).to_numpy()
-        )
+        is_same = list(map(eq, normal_chosen, normal_rejected))
+        if any(is_same):
+            self._leave(is_same)
         dimensions = self._closed("dimension")
         columns = {
-            "id": pair_ids(ids.to_pylist(), chosen_identities, rejected_identities, dimensions),
-            "prompt_id": ids,
+            "id": pair_ids(prompt_ids, normal_chosen, normal_rejected, dimensions),
+            "prompt_id": prompts["id"],
             "messages": prompts["messages"],
-            "chosen": _arrow(chosen),
-            "rejected": _arrow(rejected),
-            "chosen_is_safe": self._closed("chosen_is_safe"),
-            "rejected_is_safe": self._closed("rejected_is_safe"),
-            "dimension": dimensions,
-            "category": categories,
-            "source": sources,
+            "chosen": chosen,
+            "rejected": rejected,
+            "chosen_is_safe": _array(self._closed("chosen_is_safe"), pa.bool_()),
+            "rejected_is_safe": _array(self._closed("rejected_is_safe"), pa.bool_()),
+            "dimension": _array(dimensions, pa.string()),
+            "category": prompts["gold_category"],
+            "source": prompts["source"],
             "row": self._places,
         }
         return pa.table(columns, schema=PAIRS)
 
-    def _labels(self) -> list[Labels]:
-        columns = (
+    def _labels(self) -> tuple[Values, ...]:
+        """The columns of `Labels`."""
+        return (
             self._closed("category"),
             self._closed("label"),
             self._field("suite"),
             self._references(),
             self._metadata(),
         )
-        if not (self._layout.metadata or self._layout.fields.keys() & LABEL_FIELDS):
-            return [Labels._make(column[0] for column in columns)] * len(self._places)
-        return list(map(Labels._make, zip(*columns, strict=True)))
 
     def _closed(self, name: str) -> Values:
         """What the values of a closed field mean; the constant where a row has none."""
+        values = self._field(name)
         if name not in self._layout.fields:
-            return self._field(name)
+            return values
         meanings = VALUES[name]
         flags = {flag: flag for flag in meanings.values() if isinstance(flag, bool)}
         known = {None: None, **meanings, **flags}
-        values = self._field(name)
-        unknown = [value not in known for value in values]
-        self._is_plain &= ~np.array(unknown)
-        return [known.get(value) for value in values]
+        if unknown := set(values).difference(known):
+            self._leave(value in unknown for value in values)
+        return list(map(known.get, values))
 
     def _references(self) -> list[tuple[str, ...]]:
-        return [self._reference(i, value) for i, value in enumerate(self._field("references"))]
+        values = self._field("references")
+        if not any(values):
+            return [()] * len(values)
+        return [self._reference(i, value) for i, value in enumerate(values)]
 
     def _reference(self, index: int, value: Any) -> tuple[str, ...]:
         if value is None:
@@ -203,7 +171,10 @@ class _Table:
         ]
 
     def _source_ids(self) -> list[str | None]:
-        return [None if value is None else str(value) for value in self._field("id")]
+        values = self._field("id")
+        if _is_absent(values):
+            return values
+        return [None if value is None else str(value) for value in values]
 
     def _field(self, name: str) -> Values:
         """Values of a field before their meaning is known, the constant where a row has none."""
@@ -212,18 +183,25 @@ class _Table:
         columns = layout.fields.get(name)
         if columns is None:
             return [constant] * len(self._places)
+        found = [self._column(column) for column in columns]
         if name in layout.required:
-            values = _first([self._column(column) for column in columns])
-            self._is_plain &= np.array([value is not None for value in values])
+            values = _first(found)
+            if not all(values):
+                self._leave(value is None for value in values)
             return values
-        values = _first([_without_empty(self._column(column)) for column in columns])
-        self._is_plain &= ~np.array([isinstance(v, str) and v.isspace() for v in values])
-        return [constant if value is None else value for value in values]
+        found = [_without_empty(values) for values in found if not _is_absent(values)]
+        if not found:
+            return [constant] * len(self._places)
+        values = _first(found)
+        if name not in VALUES:  # where a blank is as unknown as any other
+            self._leave(isinstance(value, str) and value.isspace() for value in values)
+        return values if all(values) else [constant if v is None else v for v in values]
 
     def _column(self, column: Column) -> Values:
-        values, element = self._columns[column.name], column.element
+        values = map(attrgetter(self._attributes[column.name]), self._rows)
+        element = column.element
         if element is None:
-            return values
+            return list(values)
         return [v[element] if v is not None and element < len(v) else None for v in values]
 
 
@@ -235,16 +213,32 @@ def _first(columns: list[Values]) -> Values:
     return first
 
 
+def _is_absent(values: Values) -> bool:
+    """Whether no row has a value; told at the first that has one."""
+    return not any(values) and values.count(None) == len(values)
+
+
 def _without_empty(values: Values) -> Values:
-    return [None if value == "" else value for value in values]
+    return values if all(values) else [None if value == "" else value for value in values]
 
 
-def _user_turns(texts: pl.Series) -> pa.Array:
+def _together(columns: tuple[Values, ...]) -> list[Labels]:
+    """Labels row by row; one object where all rows have the same."""
+    number = len(columns[0])
+    if all(column.count(column[0]) == number for column in columns):
+        return [Labels._make(column[0] for column in columns)] * number
+    return list(map(Labels._make, zip(*columns, strict=True)))
+
+
+def _array(values: Values, kind: pa.DataType) -> pa.Array:
+    """The values as an Arrow array; faster where all rows have the same."""
+    if values.count(values[0]) == len(values):
+        return pa.repeat(pa.scalar(values[0], kind), len(values))
+    return pa.array(values, kind)
+
+
+def _user_turns(texts: pa.Array) -> pa.Array:
     """Conversations of one user turn each."""
     roles = pa.repeat(pa.scalar("user"), len(texts))
-    turns = pa.StructArray.from_arrays([roles, _arrow(texts)], fields=list(MESSAGES.value_type))
+    turns = pa.StructArray.from_arrays([roles, texts], fields=list(MESSAGES.value_type))
     return pa.ListArray.from_arrays(np.arange(len(texts) + 1, dtype=np.int32), turns, MESSAGES)
-
-
-def _arrow(texts: pl.Series) -> pa.Array:
-    return texts.to_arrow().cast(pa.string())

@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -21,7 +20,7 @@ from components.import_data.ledgers import (
     PairLedger,
     PromptLedger,
 )
-from components.import_data.mapped_rows import PROMPTS, MappedRows
+from components.import_data.mapped_rows import MappedRows
 from components.import_data.rows import QuarantinedRow, RawRow, file_of, parsed, quarantined
 from components.import_data.spool import Spool, TableSpool
 from equilibrate_core.artifacts import Counts
@@ -30,7 +29,9 @@ from equilibrate_core.tables import arrow_schema
 
 SIDES = ("chosen", "rejected")
 FLAGS = ("chosen_is_safe", "rejected_is_safe")
-PROMPT_SCHEMA = arrow_schema(Prompt)
+LABELS = pa.schema([arrow_schema(Prompt).field(name) for name in Labels._fields])
+MAX_REPEATED_AHEAD = 10
+"""With more repeated prompts than this, files written ahead would hardly ever stay as they are."""
 MAX_REASONS = 1000
 """Different reasons counted for a source; they may quote what the rows hold."""
 
@@ -72,23 +73,24 @@ class Intake:
 
     def settled_prompts(self) -> Iterator[pa.Table]:
         """All prompts, in order of first appearance."""
-        settled = self.prompts.settled()
         for table in self.prompt_spool:
-            labels = list(islice(settled, table.num_rows))
-            columns = dict(zip(Labels._fields, map(list, zip(*labels, strict=True)), strict=True))
-            columns["metadata"] = [list(each.metadata.items()) for each in labels]
-            kept = {name: table[name] for name in PROMPTS.names}
-            yield pa.table(kept | columns, schema=PROMPT_SCHEMA)
+            if repeated := self._repeated(table["id"]):
+                table = self._relabelled(table, repeated)
+                self.prompt_spool.changed()
+            yield table
 
     def settled_pairs(self) -> Iterator[pa.Table]:
         """All pairs that are kept; exhaust it before reading any count."""
         self.pairs.find_disputed(self._doubtful_pairs())
         for table in self.pair_spool:
-            table, is_kept = self._settle(table)
+            settled, is_kept = self._settle(table)
+            if settled is not table:
+                self.pair_spool.changed(from_here=not is_kept.all())
+            table = settled
             rows = table["row"].to_numpy()
-            kept_rows = len(np.unique(rows[is_kept]))
+            kept_rows = _num_distinct(rows[is_kept])
             source = self.sources[table["source"][0].as_py()]
-            _count(source, kept_rows, len(np.unique(rows)) - kept_rows)
+            _count(source, kept_rows, _num_distinct(rows) - kept_rows)
             _count(self.pair_counts, int(is_kept.sum()), int((~is_kept).sum()))
             yield _selected(table, is_kept).drop_columns("row")
 
@@ -114,11 +116,14 @@ class Intake:
         mapped = block.mapped
         ids = mapped.prompts["id"].to_pylist()
         pairs = _pairs(mapped)
-        has_own_ids = any(each is not None for each in mapped.source_ids)
+        has_own_ids = mapped.source_ids.count(None) < len(ids)
         if not has_own_ids and self.prompts.add_new(ids, mapped.labels):
             self.pairs.add_new(pairs)
             self.pair_counts.read += mapped.pairs.num_rows
             return [True] * len(ids), [True] * mapped.pairs.num_rows
+        if len(self.prompts.repeated) > MAX_REPEATED_AHEAD:
+            self.prompt_spool.stop_ahead()
+            self.pair_spool.stop_ahead()
         new_prompts: list[bool] = []
         new_pairs: list[bool] = []
         origin = source, file_of(block.rows)
@@ -163,7 +168,7 @@ class Intake:
     def _settle(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
         """A block's pairs with all that is known of them now, and which of them are kept."""
         is_kept = np.ones(table.num_rows, dtype=bool)
-        doubtful = self._doubtful(table)
+        doubtful = self._repeated(table["prompt_id"])
         if not doubtful:
             return table, is_kept
         flags = [table[name].to_pylist() for name in FLAGS]
@@ -177,16 +182,29 @@ class Intake:
             table = table.set_column(place, table.schema.field(place), pa.array(values, pa.bool_()))
         return table, is_kept
 
-    def _doubtful(self, table: pa.Table) -> list[int]:
-        """Places of the pairs that others may say something of: those of repeated prompts."""
+    def _relabelled(self, table: pa.Table, repeated: list[int]) -> pa.Table:
+        """A block's prompts with all that is known now of those that came more than once."""
+        labels = map(self.prompts.settled, table["id"].take(repeated).to_pylist())
+        rows = [each._asdict() | {"metadata": list(each.metadata.items())} for each in labels]
+        order = np.arange(table.num_rows)
+        order[repeated] = table.num_rows + np.arange(len(repeated))
+        changed = pa.Table.from_pylist(rows, schema=LABELS)
+        columns = pa.concat_tables([table.select(LABELS.names), changed]).take(order)
+        for name in LABELS.names:
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, table.schema.field(place), columns[name])
+        return table
+
+    def _repeated(self, prompts: pa.ChunkedArray) -> list[int]:
+        """Where these are ids of prompts that came more than once: others may say more of them."""
         repeated = self.prompts.repeated
         if not repeated:
             return []
-        return [i for i, prompt in enumerate(table["prompt_id"].to_pylist()) if prompt in repeated]
+        return [place for place, prompt in enumerate(prompts.to_pylist()) if prompt in repeated]
 
     def _doubtful_pairs(self) -> Iterator[tuple[str, tuple[int, int]]]:
         for table in self.pair_spool:
-            if doubtful := self._doubtful(table):
+            if doubtful := self._repeated(table["prompt_id"]):
                 part = table.take(doubtful)
                 yield from zip(part["id"].to_pylist(), _answers(part), strict=True)
 
@@ -205,16 +223,14 @@ class Intake:
 
 def _pairs(mapped: MappedRows) -> list[tuple[str, Flags]]:
     """Id and safety flags of each pair."""
-    chosen, rejected = (mapped.pairs[name].to_pylist() for name in FLAGS)
-    flags = zip(chosen, rejected, strict=True)
+    flags = zip(*(mapped.pairs[name].to_pylist() for name in FLAGS), strict=True)
     return list(zip(mapped.pairs["id"].to_pylist(), flags, strict=True))
 
 
 def _answers(pairs: pa.Table) -> Iterator[tuple[int, int]]:
     """Keys of each pair's chosen and rejected answer."""
     prompts = pairs["prompt_id"].to_pylist()
-    texts = (pl.Series(pairs[side].to_pylist(), dtype=pl.String) for side in SIDES)
-    chosen, rejected = (answer_keys(prompts, each) for each in texts)
+    chosen, rejected = (answer_keys(prompts, pairs[side].to_pylist()) for side in SIDES)
     return zip(chosen, rejected, strict=True)
 
 
@@ -229,6 +245,10 @@ def _by_row(
 
 def _selected(table: pa.Table, is_selected: Sequence[bool] | NDArray[np.bool_]) -> pa.Table:
     return table if all(is_selected) else table.filter(pa.array(is_selected, pa.bool_()))
+
+
+def _num_distinct(ascending: NDArray[np.int64]) -> int:
+    return int(np.count_nonzero(np.diff(ascending))) + (len(ascending) > 0)
 
 
 def _count(counts: Counts, num_kept: int, num_contradicted: int) -> None:

@@ -15,7 +15,7 @@ prompt. Its safety flag is None in every pair that holds it.
 """
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -80,7 +80,7 @@ class _Entry:
 
 
 class PromptLedger:
-    """Every prompt's labels once, in order of appearance, completed by later rows.
+    """Every prompt's labels once, completed by later rows.
 
     The first source keeps the prompt. A suite wins over none, and then its `is_harmful` too; a
     second suite is noted in metadata as `also_in_suites`.
@@ -126,17 +126,17 @@ class PromptLedger:
 
     def num_in_suites(self) -> int:
         """Prompts that belong to an evaluation suite."""
-        return sum(labels.suite is not None for labels in self.settled())
+        first = sum(labels.suite is not None for labels in self._labels.values())
+        entries = self._repeated.values()
+        return first + sum(e.first.suite is None and e.suite is not None for e in entries)
 
     def num_disputed(self) -> int:
         """Prompts of a suite that are harmful by one source and benign by another."""
         return sum(HARM_DISPUTED in e.settled().metadata for e in self._repeated.values())
 
-    def settled(self) -> Iterator[Labels]:
-        """Labels of all prompts, in order of their first appearance."""
-        for prompt, labels in self._labels.items():
-            entry = self._repeated.get(prompt)
-            yield labels if entry is None else entry.settled()
+    def settled(self, prompt: str) -> Labels:
+        """Labels of a prompt that came more than once, disputed ones as None."""
+        return self._repeated[prompt].settled()
 
 
 class PairLedger:

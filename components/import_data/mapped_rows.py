@@ -13,8 +13,7 @@ from equilibrate_core.tables import arrow_schema
 
 ROW = pa.field("row", pa.int64(), nullable=False)
 """Place of the row a pair came from in its block; a row may hold several pairs."""
-PROMPTS = pa.schema([arrow_schema(Prompt).field(name) for name in ("id", "messages", "source")])
-"""What a prompt's first row settles for good; the rest are its labels."""
+PROMPTS = arrow_schema(Prompt)
 PAIRS = arrow_schema(Pair).append(ROW)
 MESSAGES = PROMPTS.field("messages").type
 
@@ -35,7 +34,7 @@ class MappedRows:
 
 def from_records(mapped: Mapping[int, Mapped]) -> MappedRows:
     """Rows that were mapped one by one, by their places in the block."""
-    prompts = [each.prompt.model_dump(include=set(PROMPTS.names)) for each in mapped.values()]
+    prompts = [each.prompt.model_dump() for each in mapped.values()]
     pairs = [
         pair.model_dump() | {"row": place} for place, each in mapped.items() for pair in each.pairs
     ]

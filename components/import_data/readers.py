@@ -9,15 +9,16 @@ import gzip
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.import_data.lines import Lines, blocks_of_lines
 from components.import_data.rows import (
     BAD_UTF8,
     BYTES_PER_BLOCK,
@@ -74,12 +75,12 @@ def _read_jsonl(path: Path, name: str) -> Iterator[Rows]:
     with path.open("rb") as file:
         if file.read(len(BOM)) != BOM:
             file.seek(0)
-        for lines in _blocks_of_lines(file):
+        for lines in blocks_of_lines(file, BYTES_PER_BLOCK, ROWS_PER_BLOCK):
             if not num_read and lines[0].strip() == b"[":
                 raise DataError(f"{name}: holds a JSON array, not JSON lines; name it .json")
             numbers = range(num_read + 1, num_read + len(lines) + 1)
             num_read += len(lines)
-            rows = _without_blank(JsonLines(name, numbers, lines))
+            rows = _without_blank(name, numbers, lines)
             num_lines += len(rows)
             is_jsonl = is_jsonl or any(row.parsed().value is not None for row in rows)
             if rows:
@@ -88,17 +89,11 @@ def _read_jsonl(path: Path, name: str) -> Iterator[Rows]:
         raise DataError(f"{name}: not one of its {num_lines} lines is a JSON object; is it JSONL?")
 
 
-def _blocks_of_lines(file: BinaryIO) -> Iterator[list[bytes]]:
-    while lines := file.readlines(BYTES_PER_BLOCK):
-        for start in range(0, len(lines), ROWS_PER_BLOCK):
-            yield lines[start : start + ROWS_PER_BLOCK]
-
-
-def _without_blank(rows: JsonLines) -> JsonLines:
-    if not any(map(bytes.isspace, rows.lines)):
-        return rows
-    kept = [row for row in rows if not row.line.isspace()]
-    return JsonLines(rows.file, [row.number for row in kept], [row.line for row in kept])
+def _without_blank(name: str, numbers: Sequence[int], lines: Lines) -> JsonLines:
+    if lines.are_objects():
+        return JsonLines(name, numbers, lines)
+    kept = [(n, line) for n, line in zip(numbers, lines, strict=True) if not line.isspace()]
+    return JsonLines(name, [number for number, _ in kept], [line for _, line in kept])
 
 
 def _read_json(path: Path, name: str) -> Iterator[Rows]:

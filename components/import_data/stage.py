@@ -54,8 +54,8 @@ def import_data(
     with TemporaryDirectory(prefix="import_data-") as name, _without_cycle_search():
         scratch = Path(name)
         with (
-            TableSpool(scratch / "prompts", PROMPTS) as first_seen,
-            TableSpool(scratch / "pairs", PAIRS) as held,
+            TableSpool(scratch / "prompts", PROMPTS, Prompt) as first_seen,
+            TableSpool(scratch / "pairs", PAIRS, Pair) as held,
             Spool(scratch / "quarantine") as bad,
         ):
             intake, answers = Intake(first_seen, held, bad), Answers()
@@ -78,6 +78,7 @@ def import_data(
                 intake.settled_pairs(),
                 counts=intake.pair_counts,
                 extra_files={"sources.json": _json(_origins(config))},
+                ready=held.ready_file,
             )
             metrics = _metrics(intake, num_pairs) | {"labelled_answers": float(len(answers))}
             if disputed := intake.prompts.num_disputed():
@@ -94,6 +95,7 @@ def import_data(
                     "metrics.json": _json(metrics),
                     "sources.json": _json(_source_report(config, intake, files)),
                 },
+                ready=first_seen.ready_file,
             )
     return metrics
 

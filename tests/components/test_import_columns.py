@@ -1,11 +1,11 @@
 """The columnar path and the row path give the same artifacts, whatever the rows."""
 
 import gzip
+import io
 import json
 import tempfile
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,13 +16,14 @@ from components.import_data import blocks, readers, rows
 from components.import_data.adapters import ADAPTERS
 from components.import_data.columns import map_columns
 from components.import_data.config import ANSWER_ADAPTERS, ImportDataConfig, Source
-from components.import_data.identities import identity, pair_ids, prompt_ids
+from components.import_data.identities import normal_texts, pair_ids, prompt_ids
 from components.import_data.layouts import layout_of
-from components.import_data.rows import JsonLine, RawRow
+from components.import_data.lines import blocks_of_lines
+from components.import_data.rows import JsonLine, JsonLines, RawRow
 from components.import_data.stage import import_data
 from equilibrate_core.artifacts import read_manifest
 from equilibrate_core.config import parse_config
-from equilibrate_core.records import Message, Pair, pair_id, prompt_id
+from equilibrate_core.records import Message, Pair, normalise_text, pair_id, prompt_id
 from equilibrate_core.tables import read_dataset
 from tests.components.test_import_malformed import GOOD, OUTPUTS, lines
 
@@ -146,6 +147,13 @@ def test_both_paths_give_the_same_artifacts(tmp_path, monkeypatch, adapter, data
             "x.jsonl",
             b'{"prompt": "a", "references": ["", " "]}\n{"prompt": "b", "references": ["", "r"]}',
         ),
+        ("x.jsonl", b'{"prompt": "a"}{"prompt": "b"}\n{"prompt": "c"}'),
+        ("x.jsonl", b'{"prompt": "a"}{"prompt": "b"}\n{"prompt":\n"c"}\n'),
+        ("x.jsonl", b'{"prompt": "a", "x": {}\n{}}\n{"prompt": "b"}{"prompt": "c"}\n'),
+        ("x.jsonl", b'{"prompt": "a", "x": "}\n{"}\n{"prompt": "b"}{"prompt": "c"}\n'),
+        ("x.jsonl", b'{"prompt": "a", "x": "\xff"}\n{"prompt": "b"}\n'),
+        ("x.jsonl", b'{"prompt": "a", "x": 1' + b"0" * 5000 + b'}\n{"prompt": "b"}\n'),
+        ("x.jsonl", b'{"prompt": "a"}\r\n{"prompt": "b"} \n{"prompt": "c"}'),
         ("x.jsonl", b'{"prompt": "a", "id": " "}\n{"prompt": "b", "id": " "}'),
         (
             "x.jsonl",
@@ -237,15 +245,29 @@ def test_only_the_lines_that_hold_a_surprise_are_left_to_the_row_path():
     assert left_to_rows("prompts", rows) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def normalised(*texts):
+    return normal_texts(texts, pa.array(texts, pa.string()))
+
+
+@settings(FAST, max_examples=200)
+@given(st.lists(st.none() | texts | st.text("a \t\x1f\x85\u00a0\u2003é", max_size=4), min_size=1))
+@example(["a", ""])
+@example(["", "", "a b", None, ""])
+@example([None])
+@example([chr(code) for code in range(0x3100) if not 0xD800 <= code < 0xE000])
+@example([f"a{chr(code)}b" for code in range(0x3100) if not 0xD800 <= code < 0xE000])
+def test_normal_texts_of_columns_are_those_of_records(column):
+    expected = [None if text is None else normalise_text(text) for text in column]
+    assert list(normalised(*column)) == expected
+
+
 @settings(FAST, max_examples=100)
 @given(st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=4))
 @example([(text, text, "x") for text in ODD_TEXTS])
 @example([(chr(code), f"a{chr(code)}b", f" {chr(code)}\\") for code in (*range(33), 0x7F, 0x85)])
 def test_ids_of_columns_are_those_of_records(rows):
     prompts, chosen, rejected = zip(*rows, strict=True)
-    columns = [
-        identity(pl.Series(column, dtype=pl.String)) for column in (prompts, chosen, rejected)
-    ]
+    columns = [normalised(*column) for column in (prompts, chosen, rejected)]
     expected = [prompt_id([Message.model_construct(role="user", content=each)]) for each in prompts]
     assert prompt_ids(columns[0]) == expected
     assert pair_ids(expected, *columns[1:], ["helpful"] * len(rows)) == [
@@ -254,7 +276,14 @@ def test_ids_of_columns_are_those_of_records(rows):
     ]
 
 
+def test_lines_that_share_objects_are_left_to_the_row_path():
+    content = b'{"prompt": "a"}{"prompt": "b"}\n{"prompt": "c"}\n{"prompt": "d", "x": "\xff"}\n'
+    (lines,) = blocks_of_lines(io.BytesIO(content), 1000, 1000)
+    assert left_to_rows("prompts", JsonLines("x", range(3), lines)) == [0, 2]
+    assert left_to_rows("prompts", JsonLines("x", range(1), lines[1:2])) == []
+
+
 def test_ids_of_old_artifacts_are_still_the_same():
-    assert prompt_ids(identity(pl.Series(['Hi  "there"\n']))) == ["daa6a9998dca17ced228ef7d"]
-    pairs = pair_ids(["p"], *(identity(pl.Series([each])) for each in ("a\\", "b")), ["harmless"])
+    assert prompt_ids(normalised('Hi  "there"\n')) == ["daa6a9998dca17ced228ef7d"]
+    pairs = pair_ids(["p"], normalised("a\\"), normalised("b"), ["harmless"])
     assert pairs == ["c7cd91094ba8d34838a75ded"]

@@ -355,6 +355,25 @@ def test_prompt_of_several_sources_keeps_the_first_and_gains_what_it_lacked(run,
     assert result.metrics["disputed_evaluation_prompts"] == 0
 
 
+def test_only_the_labels_of_repeated_prompts_change(run, tmp_path):
+    rows = [{"prompt": name, "language": name * 2, "references": [name]} for name in "abcde"]
+    more = [{"prompt": name, "category": "EHD", "references": ["r"]} for name in "dbx"]
+    first = prompts_file(tmp_path / "a.jsonl", *rows)
+    second = prompts_file(tmp_path / "b.jsonl", *more)
+    result = run(source(first, name="a"), source(second, name="b"))
+    assert [
+        (text, prompt.source, prompt.gold_category, prompt.references, prompt.metadata)
+        for text, prompt in zip(result.texts, result.prompts, strict=True)
+    ] == [
+        ("a", "a", None, ("a",), {"language": "aa"}),
+        ("b", "a", "EHD", ("b", "r"), {"language": "bb"}),
+        ("c", "a", None, ("c",), {"language": "cc"}),
+        ("d", "a", "EHD", ("d", "r"), {"language": "dd"}),
+        ("e", "a", None, ("e",), {"language": "ee"}),
+        ("x", "b", "EHD", ("r",), {}),
+    ]
+
+
 def test_training_source_never_takes_a_prompt_out_of_its_suite(run, tmp_path):
     suite = prompts_file(tmp_path / "a.jsonl", {"prompt": "x", "label": "safe"})
     pairs = prompts_file(tmp_path / "b.jsonl", pair_row(prompt="x"))
