@@ -15,6 +15,7 @@ from typing import Any
 from equilibrate_core.artifacts import StageRun, verify_artifact, write_json
 from equilibrate_core.config import StageConfig, load_config
 from equilibrate_core.digests import code_digest
+from equilibrate_core.end_with_parent import end_with_parent
 from equilibrate_core.errors import EquilibrateError, Preempted, StageError, UserError
 from equilibrate_core.redaction import RedactingFormatter, redact
 
@@ -75,6 +76,8 @@ def stage_main(
     logs to it) goes to stderr.
     """
     configure_logging()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun would leave its processes behind
+        end_with_parent()
     arguments = vars(stage_parser(stage, config_type).parse_args(argv))
     metrics_path = arguments.pop("metrics")
     try:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from equilibrate_core.end_with_parent import ended_with_this
 from equilibrate_core.errors import StageError
 from equilibrate_core.stage import Metrics, raise_child_error
 
@@ -36,7 +37,7 @@ def run_torchrun(
 
 def _run_group(command: list[str]) -> int:
     """Run torchrun and hand a SIGTERM on to it, which hands it on to its processes."""
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(ended_with_this(command))
     if threading.current_thread() is not threading.main_thread():
         return process.wait()
 

@@ -6,11 +6,6 @@ attempt started.
 """
 
 import logging
-import signal
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
-from types import FrameType
 
 from equilibrate_core.artifacts import MANIFEST
 from equilibrate_core.errors import EquilibrateError, Preempted, StageError
@@ -18,6 +13,7 @@ from equilibrate_core.json_objects import read_json_object
 from equilibrate_core.kubernetes_api import Cluster, connect
 from equilibrate_core.node_placement import NodePlacement
 from equilibrate_core.pod_logs import streamed_log, write_tails
+from equilibrate_core.preemption import ToldToStop, sigterm_raises
 from equilibrate_core.s3 import clear_folder, exists
 from equilibrate_core.s3_uris import join_uri
 from equilibrate_core.stage import Metrics, error_of
@@ -27,10 +23,6 @@ from equilibrate_core.train_job_watch import start_or_find, wait_for_end
 from equilibrate_core.train_node import ERRORS, METRICS
 
 logger = logging.getLogger(__name__)
-
-
-class ToldToStop(BaseException):
-    """SIGTERM: the run was cancelled, or this pod is being moved."""
 
 
 def run_train_job(training: Training, placement: NodePlacement) -> Metrics:
@@ -44,7 +36,7 @@ def run_train_job(training: Training, placement: NodePlacement) -> Metrics:
     job = train_job(training, placement, owner)
     name = job["metadata"]["name"]
     try:
-        with _sigterm_raises():
+        with sigterm_raises():  # the run was cancelled, or this pod is being moved
             uid = start_or_find(cluster, job, lambda: _clear(training))["metadata"]["uid"]
             with streamed_log(cluster, name, _print):
                 ending = wait_for_end(cluster, name, uid)
@@ -126,24 +118,6 @@ def _is_cancelled(cluster: Cluster, owner: Owner) -> bool:
     spec = workflow.get("spec", {})
     cancelled = bool(spec.get("shutdown")) or spec.get("activeDeadlineSeconds") == 0
     return cancelled or "deletionTimestamp" in workflow["metadata"]
-
-
-@contextmanager
-def _sigterm_raises() -> Generator[None]:
-    """Within the block SIGTERM raises ToldToStop, once; elsewhere it ends the process as usual."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Kubernetes sends it to every process
-        raise ToldToStop
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _print(line: str) -> None:

@@ -5,7 +5,10 @@ was asked for as a success (kubeflow/pipelines #13332). Ours stay until their co
 """
 
 import contextlib
+import functools
 import os
+import signal
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from kfp.local import docker_task_handler
 from equilibrate_core.errors import StageError
 from equilibrate_core.s3 import SETTINGS
 from equilibrate_core.small_model import cache_folder
+from pipelines.local_tasks import TOLD_TO_STOP, LocalTasks, without_shell
 
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "OMP_NUM_THREADS")
 """Variables of this process that tasks may see, besides those of S3 and EQUILIBRATE_*."""
@@ -56,10 +60,10 @@ def docker_runner(settings: dict[str, str], named: tuple[str, ...] = ()) -> loca
 
 
 @contextlib.contextmanager
-def failures_noticed() -> Generator[None]:
+def failures_noticed(tasks: LocalTasks) -> Generator[None]:
     """Have kfp run its containers through `run_container` inside the block."""
     before = docker_task_handler.run_docker_container
-    docker_task_handler.run_docker_container = run_container
+    docker_task_handler.run_docker_container = functools.partial(run_container, tasks=tasks)
     try:
         yield
     finally:
@@ -71,26 +75,41 @@ def run_container(
     image: str,
     command: list[str],
     volumes: dict[str, Any],
+    *,
+    tasks: LocalTasks,
     **options: Any,
 ) -> int:
     """Run one container to its end, print what it prints, and return its exit code.
 
-    The container is removed whatever happens, an interrupt included.
+    It gets the signals that the run gets, and is removed whatever happens.
     """
+    if tasks.refuses(command):
+        return TOLD_TO_STOP
     for path in volumes:
         Path(path).mkdir(parents=True, exist_ok=True)  # else the daemon makes it, as root
     _have_image(client, image)
-    container = client.containers.create(image, command, volumes=volumes, **options)
+    container = client.containers.create(image, without_shell(command), volumes=volumes, **options)
     try:
         container.start()
-        for line in container.logs(stream=True, follow=True):
-            print(line.decode(errors="replace"), end="")
-        state = container.wait()
+        with tasks.running(functools.partial(_send, container), command):
+            for line in container.logs(stream=True, follow=True):
+                print(line.decode(errors="replace"), end="")
+            state = container.wait()
         if state["StatusCode"] == 137 and _out_of_memory(container):
             print("error: the container was killed: it ran out of memory")
         return int(state["StatusCode"])
     finally:
         container.remove(force=True)
+
+
+def _send(container: Any, number: int) -> None:
+    """Send a signal to a container, from a thread: this one may hold the client's lock."""
+
+    def kill() -> None:
+        with contextlib.suppress(docker.errors.APIError):  # it has ended already
+            container.kill(signal=signal.Signals(number).name)
+
+    threading.Thread(target=kill, daemon=True).start()
 
 
 def _have_image(client: docker.DockerClient, image: str) -> None:

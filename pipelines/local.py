@@ -20,10 +20,12 @@ from kfp import local
 
 from components.resolve_inputs.config import NOTHING_NEW
 from equilibrate_core.artifacts import remove
-from equilibrate_core.errors import ConfigError, StageError
+from equilibrate_core.errors import ConfigError, Preempted, StageError
+from equilibrate_core.preemption import ToldToStop, sigterm_raises
 from equilibrate_core.s3 import create_bucket, upload_folder
 from pipelines.alignment import alignment_pipeline
 from pipelines.console import RunConsole
+from pipelines.local_tasks import LocalTasks, local_tasks
 from pipelines.object_store import object_store
 from pipelines.run_config import RunConfig, RunnerName
 
@@ -53,12 +55,26 @@ class Outcome:
 
 
 def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subprocess") -> Outcome:
-    """Run the pipeline to its end. Raises StageError naming the task that failed and why."""
+    """Run the pipeline to its end. Raises StageError naming the task that failed and why.
+
+    SIGTERM and Ctrl-C are handed on to the running task; then Preempted is raised.
+    """
     if config.max_nodes > 1:
         raise ConfigError(
             f"num_nodes: {config.max_nodes} trains on a cluster: use `equilibrate submit`, or set "
             "num_nodes: 1 to run on this machine"
         )
+    try:
+        with sigterm_raises():
+            return _run(config, work_dir, runner)
+    except (ToldToStop, KeyboardInterrupt):
+        raise Preempted(
+            "told to stop: run it again; what has finished comes from the cache, and a training "
+            "with checkpoint_uri goes on from its last checkpoint"
+        ) from None
+
+
+def _run(config: RunConfig, work_dir: Path, runner: RunnerName) -> Outcome:
     started = time.monotonic()
     folder = work_dir.resolve() / config.name
     console = RunConsole(folder / "run.log")
@@ -70,7 +86,8 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
         failure: Exception | None = None
         try:
             with (
-                _containers(runner),
+                local_tasks() as tasks,
+                _containers(runner, tasks),
                 redirect_stdout(console),
                 _logging_to(console),
                 warnings.catch_warnings(),
@@ -84,6 +101,8 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
             console.finish()
     failed = [task for task, outcome, _ in console.tasks if outcome == "failed"]
     if failure or failed:
+        if tasks.told_to_stop:
+            raise ToldToStop
         raise StageError(_failure(failed, console, failure))
     if config.resolve_inputs.skip_unchanged and not _went_on(console):
         reason = f"{NOTHING_NEW} since the last completed run"
@@ -154,12 +173,12 @@ def _environment(variables: Mapping[str, str]) -> Generator[None]:
                 os.environ[name] = value
 
 
-def _containers(runner: RunnerName) -> AbstractContextManager[None]:
+def _containers(runner: RunnerName, tasks: LocalTasks) -> AbstractContextManager[None]:
     if runner == "subprocess":
         return contextlib.nullcontext()
     from pipelines.docker_runner import failures_noticed
 
-    return failures_noticed()
+    return failures_noticed(tasks)
 
 
 def _init_kfp(config: RunConfig, runner: RunnerName, artifacts: Path, cache: Path) -> None:

@@ -1,6 +1,9 @@
 """Containers as kfp's local runner starts them, against a strict stand-in of the daemon."""
 
 import inspect
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from equilibrate_core.config import parse_config
 from equilibrate_core.errors import StageError
 from pipelines import local
 from pipelines.docker_runner import CACHE, docker_runner, failures_noticed, run_container
+from pipelines.local_tasks import TOLD_TO_STOP, LocalTasks, local_tasks
 from pipelines.run_config import RunConfig
 
 LAPTOP = Path(__file__).parents[2] / "pipelines" / "configs" / "laptop.yaml"
@@ -25,15 +29,29 @@ class Container:
     def __init__(self, daemon: "Daemon", options: dict[str, Any]) -> None:
         self.daemon, self.options, self.state = daemon, options, "created"
         self.attrs: dict[str, Any] = {}
+        self.killed = threading.Event()
 
     def start(self) -> None:
         assert self.state == "created"
-        self.state = "exited" if self.daemon.lines is not None else "running"
+        going_on = self.daemon.lines is None or self.daemon.endless
+        self.state = "running" if going_on else "exited"
 
     def logs(self, *, stream: bool, follow: bool) -> Any:
         if self.daemon.lines is None:
             raise KeyboardInterrupt
-        return iter(self.daemon.lines)
+        return iter(self.daemon.lines) if self.state == "exited" else self._until_killed()
+
+    def _until_killed(self) -> Any:
+        yield b"begun\n"
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert self.killed.wait(30)
+        yield b"saved\n"
+
+    def kill(self, *, signal: str) -> None:
+        if self.state != "running":
+            raise docker.errors.APIError("is not running")
+        self.daemon.signals.append(signal)
+        self.killed.set()
 
     def wait(self) -> dict[str, int]:
         if self.options.get("auto_remove"):
@@ -58,10 +76,12 @@ class Daemon:
         self.containers: Any = self
         self.images: Any = self
         self.there: list[Container] = []
+        self.endless, self.signals, self.commands = False, [], []
         self.known = {"there:1"}
 
     def create(self, image: str, command: list[str], **options: Any) -> Container:
         self.get(image)
+        self.commands.append(command)
         self.there.append(Container(self, options))
         return self.there[-1]
 
@@ -80,7 +100,8 @@ class Daemon:
 
 
 def go(daemon: Daemon, image: str = "there:1", **options: Any) -> int:
-    return run_container(daemon, image, ["true"], {}, **options)  # type: ignore[arg-type]
+    tasks = options.pop("tasks", LocalTasks())
+    return run_container(daemon, image, ["true"], {}, tasks=tasks, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 137])
@@ -107,6 +128,25 @@ def test_interrupt_removes_the_container() -> None:
     assert daemon.there == []
 
 
+def test_a_run_that_is_told_to_stop_tells_its_container_and_starts_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    daemon = Daemon(75)
+    daemon.endless = True
+    with local_tasks() as tasks:
+        assert go(daemon, tasks=tasks) == 75
+        assert go(daemon, tasks=tasks) == TOLD_TO_STOP
+    assert (daemon.signals, len(daemon.commands), daemon.there) == (["SIGTERM"], 1, [])
+    assert capsys.readouterr().out == "begun\nsaved\n"
+
+
+def test_a_stage_takes_its_shells_place_in_a_container() -> None:
+    daemon = Daemon()
+    script = "_KFP_RUNTIME=true python3 -m kfp.dsl.executor_main"
+    run_container(daemon, "there:1", ["sh", "-ec", script], {}, tasks=LocalTasks())  # type: ignore[arg-type]
+    assert daemon.commands == [["sh", "-ec", script.replace("python3", "exec python3")]]
+
+
 def test_missing_image_is_named_with_the_mend() -> None:
     with pytest.raises(StageError, match=r"absent:1: neither .*pull access denied.*make images"):
         go(Daemon(), image="absent:1")
@@ -122,8 +162,8 @@ def test_kfp_still_calls_what_is_replaced_and_as_we_take_it() -> None:
     theirs = list(inspect.signature(docker_task_handler.run_docker_container).parameters)[:4]
     assert theirs == list(inspect.signature(run_container).parameters)[:4]
     before = docker_task_handler.run_docker_container
-    with failures_noticed():
-        assert docker_task_handler.run_docker_container is run_container
+    with failures_noticed(LocalTasks()):
+        assert docker_task_handler.run_docker_container.func is run_container
     assert docker_task_handler.run_docker_container is before
 
 
