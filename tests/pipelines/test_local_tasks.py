@@ -1,4 +1,4 @@
-"""What a local run starts ends with it: told to stop, its stage saves; killed, all of it is gone."""
+"""What a local run starts ends with it: told to stop, its stage saves; killed, all is gone."""
 
 import os
 import signal
