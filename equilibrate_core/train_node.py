@@ -14,7 +14,7 @@ from pathlib import Path
 
 from equilibrate_core.errors import EquilibrateError, Preempted
 from equilibrate_core.json_objects import write_json_object
-from equilibrate_core.model_cache import unshelve
+from equilibrate_core.model_cache import damage_set_aside, unshelve
 from equilibrate_core.s3 import download_folder, upload_folder
 from equilibrate_core.s3_uris import join_uri
 from equilibrate_core.stage import configure_logging, error_record, report_error
@@ -39,16 +39,18 @@ def run_node(
 
     `result_uri` is where scalars and errors go; `folder` is empty and has room for all of it.
     """
-    arguments = ["--config", config]
+    arguments, found = ["--config", config], dict[str, Path]()
     for name, uri in inputs.items():
         logger.info("fetching %s from %s", name, uri)
         download_folder(uri, folder / "inputs" / name)
-        arguments += [f"--{name}", str(unshelve(folder / "inputs" / name))]
+        found[name] = unshelve(folder / "inputs" / name)
+        arguments += [f"--{name}", str(found[name])]
     for name in outputs:
         arguments += [f"--{name}", str(folder / "outputs" / name)]
     metrics = folder / METRICS
     options = [f"--rdzv-conf=timeout={MEETING_TIMEOUT_S}"]
-    scalars = run_torchrun(module, arguments, options, metrics)
+    with damage_set_aside(found.values()):
+        scalars = run_torchrun(module, arguments, options, metrics)
     if node_rank() == 0:
         for name, uri in outputs.items():
             logger.info("uploading %s to %s", name, uri)
