@@ -11,16 +11,17 @@ from equilibrate_core.artifacts import MANIFEST
 from equilibrate_core.errors import EquilibrateError, Preempted, StageError
 from equilibrate_core.json_objects import read_json_object
 from equilibrate_core.kubernetes_api import Cluster, connect
+from equilibrate_core.node_errors import told_error
 from equilibrate_core.node_placement import NodePlacement
 from equilibrate_core.pod_logs import streamed_log, write_tails
 from equilibrate_core.preemption import ToldToStop, sigterm_raises
 from equilibrate_core.s3 import clear_folder, exists
 from equilibrate_core.s3_uris import join_uri
-from equilibrate_core.stage import Metrics, error_of
+from equilibrate_core.stage import Metrics
 from equilibrate_core.train_job import RUN_LABEL, Owner, Training, train_job
 from equilibrate_core.train_job_api import delete_job, get_job, get_workflow, own_pod
 from equilibrate_core.train_job_watch import start_or_find, wait_for_end
-from equilibrate_core.train_node import ERRORS, METRICS
+from equilibrate_core.train_node import METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +72,8 @@ def _clear(training: Training) -> None:
 
 def _told_error(training: Training) -> EquilibrateError | None:
     """What stopped the first node that could say it."""
-    for node in range(training.config.num_nodes):
-        record = read_json_object(join_uri(training.result_uri, f"{ERRORS}{node:05d}.json"))
-        if record is not None:
-            return error_of(record)
-    return None
+    told = (told_error(training.result_uri, n) for n in range(training.config.num_nodes))
+    return next((error for error in told if error is not None), None)
 
 
 def _result(training: Training, name: str) -> Metrics:
