@@ -1,7 +1,8 @@
 """The `equilibrate` command.
 
 Start-up imports no torch, transformers, vllm or deepspeed: a laptop validates or compiles a run in
-a blink. Exit codes: 0 done, 2 a mistake of the user's, 1 anything else.
+a blink. Exit codes: 0 done, 2 a mistake of the user's, 3 a run that goes on without being followed,
+75 told to stop, 1 anything else.
 """
 
 import importlib
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 
 app.command("submit")(cluster_cli.submit)
+app.command("follow")(cluster_cli.follow)
 app.add_typer(cluster_cli.schedule_app, name="schedule")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Run file (YAML).")]
