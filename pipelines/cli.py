@@ -100,7 +100,7 @@ def validate(
 ) -> None:
     """Check a run file, and that its sources, model, secrets and endpoints can be used."""
     from pipelines.run_config import load_run
-    from pipelines.validation import check_run, gate_gaps, local_store_gaps
+    from pipelines.validation import WARNING, check_run, gate_gaps, local_store_gaps
 
     run_config = load_run(config)
     typer.echo(f"{config}: valid run {run_config.name!r}")
@@ -109,7 +109,8 @@ def validate(
         typer.echo(f"warning: {line}", err=True)
     if not offline:
         for line in check_run(run_config):
-            typer.echo(f"  {line}")
+            warned = line.startswith(WARNING)
+            typer.echo(line if warned else f"  {line}", err=warned)
 
 
 @app.command("compile")
