@@ -9,7 +9,7 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kfp.local import docker_task_handler
 from equilibrate_core.errors import StageError
 from equilibrate_core.s3 import SETTINGS
 from equilibrate_core.small_model import cache_folder
+from pipelines.container_mounts import Shared
 from pipelines.local_tasks import TOLD_TO_STOP, LocalTasks, without_shell
 
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "OMP_NUM_THREADS")
@@ -29,11 +30,14 @@ CACHE = "/cache"
 SCRATCH = "/scratch"
 
 
-def docker_runner(settings: dict[str, str], named: tuple[str, ...] = ()) -> local.DockerRunner:
+def docker_runner(
+    settings: dict[str, str], named: tuple[str, ...] = (), shared: Sequence[Shared] = ()
+) -> local.DockerRunner:
     """Kfp's runner with containers as locked up as a cluster's: nothing but outputs is writable.
 
     `settings` are variables that every local task gets, `named` those that the run's config names
-    (a judge's key). The user is this process's own, so that outputs belong to whoever started it.
+    (a judge's key), `shared` what it names on this machine's disk. The user is this process's own,
+    so that outputs belong to whoever started it.
     """
     passed = (*SETTINGS, *PASSED_ON, *named)
     environment = {
@@ -48,7 +52,8 @@ def docker_runner(settings: dict[str, str], named: tuple[str, ...] = ()) -> loca
         network_mode="host",  # the object store listens on loopback alone
         environment=environment,
         user=f"{os.getuid()}:{os.getgid()}",
-        mounts=[Mount(CACHE, str(cache), type="bind", read_only=True)],
+        mounts=[Mount(CACHE, str(cache), type="bind", read_only=True), *map(_mount, shared)],
+        working_dir=SCRATCH,  # where relative paths of the run file are mounted
         read_only=True,
         tmpfs={SCRATCH: "exec,mode=1777"},
         shm_size="1g",
@@ -57,6 +62,10 @@ def docker_runner(settings: dict[str, str], named: tuple[str, ...] = ()) -> loca
         init=True,
         healthcheck={"test": ["NONE"]},  # for servers; a task's exit code tells all
     )
+
+
+def _mount(shared: Shared) -> Mount:
+    return Mount(shared.target, str(shared.source), type="bind", read_only=not shared.writable)
 
 
 @contextlib.contextmanager

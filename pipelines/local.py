@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from equilibrate_core.preemption import ToldToStop, sigterm_raises
 from equilibrate_core.s3 import create_bucket, upload_folder
 from pipelines.alignment import alignment_pipeline
 from pipelines.console import RunConsole
+from pipelines.container_mounts import Shared, shared_paths
 from pipelines.local_tasks import LocalTasks, local_tasks
 from pipelines.object_store import object_store
 from pipelines.run_config import RunConfig, RunnerName
@@ -77,10 +78,11 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
 def _run(config: RunConfig, work_dir: Path, runner: RunnerName) -> Outcome:
     started = time.monotonic()
     folder = work_dir.resolve() / config.name
+    shared = _shared(config, runner)  # before anything starts
     console = RunConsole(folder / "run.log")
     with _environment(CHILDREN), _storage(config, work_dir.resolve()):
         artifacts = folder / "artifacts"
-        _init_kfp(config, runner, artifacts, work_dir.resolve() / "cache")
+        _init_kfp(config, runner, artifacts, work_dir.resolve() / "cache", shared)
         pipeline = alignment_pipeline(config)
         console.titles = task_titles(pipeline)
         failure: Exception | None = None
@@ -181,13 +183,23 @@ def _containers(runner: RunnerName, tasks: LocalTasks) -> AbstractContextManager
     return failures_noticed(tasks)
 
 
-def _init_kfp(config: RunConfig, runner: RunnerName, artifacts: Path, cache: Path) -> None:
+def _shared(config: RunConfig, runner: RunnerName) -> list[Shared]:
+    if runner == "subprocess":
+        return []
+    from pipelines.docker_runner import SCRATCH
+
+    return shared_paths(config, SCRATCH)
+
+
+def _init_kfp(
+    config: RunConfig, runner: RunnerName, artifacts: Path, cache: Path, shared: Sequence[Shared]
+) -> None:
     """Set up kfp's runner; runs of one work folder share the cache, so a common part runs once."""
     if runner == "docker":
         from pipelines.docker_runner import docker_runner
 
         keys = tuple(variable for _, variable in config.keys)
-        kfp_runner: Any = docker_runner(CHILDREN, named=keys)
+        kfp_runner: Any = docker_runner(CHILDREN, named=keys, shared=shared)
     else:
         kfp_runner = local.SubprocessRunner(use_venv=False)
     local.init(

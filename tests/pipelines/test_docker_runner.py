@@ -14,9 +14,16 @@ from kfp.local import docker_task_handler
 from kfp.local.config import LocalExecutionConfig
 
 from equilibrate_core.config import parse_config
-from equilibrate_core.errors import StageError
+from equilibrate_core.errors import DataError, StageError
 from pipelines import local
-from pipelines.docker_runner import CACHE, docker_runner, failures_noticed, run_container
+from pipelines.container_mounts import shared_paths
+from pipelines.docker_runner import (
+    CACHE,
+    SCRATCH,
+    docker_runner,
+    failures_noticed,
+    run_container,
+)
 from pipelines.local_tasks import TOLD_TO_STOP, LocalTasks, local_tasks
 from pipelines.run_config import RunConfig
 
@@ -186,6 +193,67 @@ def test_containers_get_what_they_need_and_no_more(
     assert options["security_opt"] == ["no-new-privileges"]
 
 
+def on_this_disk(folder: Path) -> RunConfig:
+    """A run that reads from and writes to this machine's disk, by relative and absolute paths."""
+    values = yaml.safe_load(LAPTOP.read_text())
+    values |= {"local": {}, "record_run": {"destination_uri": "out/records"}}
+    values["import_data"]["sources"] = [
+        {"name": "mine", "uri": "data/mine.jsonl", "adapter": "prompts"},
+        {"name": "pairs", "uri": f"file://{folder}/data/pairs.csv", "adapter": "pairs"},
+        {"name": "far", "uri": "s3://bucket/far", "adapter": "pairs"},
+    ]
+    values["import_model"] = {"uri": "hf://org/model"}
+    values["judge_model"] = {"uri": str(folder / "judge")}
+    values["score_benchmarks"]["data_uri"] = "benchmarks"
+    values["publish_model"]["destination_uri"] = str(folder / "out" / "models")
+    values["train_policy"]["training"]["checkpoint_uri"] = "out/checkpoints"
+    return parse_config(values, RunConfig, "test")
+
+
+def test_containers_see_the_disk_as_far_as_the_run_file_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EQUILIBRATE_CACHE", str(tmp_path / "cache"))
+    for name in ("data", "elsewhere", "benchmarks"):
+        (tmp_path / name).mkdir()
+    for name in ("data/mine.jsonl", "data/pairs.csv", "data/secret"):
+        (tmp_path / name).touch()
+    (tmp_path / "judge").symlink_to("elsewhere")
+    shared = shared_paths(on_this_disk(tmp_path), SCRATCH)
+    options = docker_runner({}, shared=shared).container_run_args
+    assert options["working_dir"] == SCRATCH
+    mounted = {
+        mount["Target"]: (str(Path(mount["Source"]).relative_to(tmp_path)), mount["ReadOnly"])
+        for mount in options["mounts"]
+    }
+    assert mounted == {
+        CACHE: ("cache", True),
+        f"{SCRATCH}/data/mine.jsonl": ("data/mine.jsonl", True),
+        f"{tmp_path}/data/pairs.csv": ("data/pairs.csv", True),
+        f"{tmp_path}/judge": ("elsewhere", True),
+        f"{SCRATCH}/benchmarks": ("benchmarks", True),
+        f"{SCRATCH}/out/records": ("out/records", False),
+        f"{tmp_path}/out/models": ("out/models", False),
+        f"{SCRATCH}/out/checkpoints": ("out/checkpoints", False),
+    }
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "checkpoints", "models", "records",
+    ]  # fmt: skip
+
+
+def test_an_absent_input_is_said_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = on_this_disk(tmp_path)
+    with pytest.raises(
+        DataError, match=r"data/mine\.jsonl: no such file .*relative paths start at"
+    ):
+        local.run_locally(config, tmp_path / "runs", "docker")
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "out").exists()
+
+
 def test_the_key_of_every_judge_and_of_the_registry_reaches_the_containers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -205,7 +273,7 @@ def test_the_key_of_every_judge_and_of_the_registry_reaches_the_containers(
     registry = {"server_url": "http://registry", "token_env": "REGISTRY_KEY"}
     values["publish_model"] |= {"model_registry": registry}
     config = parse_config(values, RunConfig, "test")
-    local._init_kfp(config, "docker", tmp_path / "run" / "artifacts", tmp_path / "kfp_cache")
+    local._init_kfp(config, "docker", tmp_path / "run" / "artifacts", tmp_path / "kfp_cache", [])
     environment = LocalExecutionConfig.instance.runner.container_run_args["environment"]
     assert {name: environment[name] for name in keys} == {n: f"value of {n}" for n in keys}
     assert "NOBODYS_KEY" not in environment
