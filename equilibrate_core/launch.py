@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from equilibrate_core.artifacts import write_json
 from equilibrate_core.config import StageConfig, load_config
-from equilibrate_core.inputs import Kind, check_unchanged
+from equilibrate_core.inputs import Kind, check_unchanged, pinned
 from equilibrate_core.model_cache import damage_set_aside, shelve, unshelve
 from equilibrate_core.stage import Metrics, Stage, configure_logging, report_error
 from equilibrate_core.torchrun import run_torchrun
@@ -55,7 +55,7 @@ def launch(
     """
     configure_logging()
     try:
-        section = load_config(config, config_type)
+        section = pinned(load_config(config, config_type), input_digests)
         arguments = {n: Path(a.path) for n, a in paths.items() if a is not None}
         if stage.__name__ == "import_model":
             scalars = run_stage(stage, section, arguments)
