@@ -155,14 +155,25 @@ class ModelHub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        names = sorted(file.name for file in self.folder.iterdir())
+        files = sorted(file for file in self.folder.iterdir())
         commits = {"main": PUSHED, FIRST: FIRST, PUSHED: PUSHED}
-        if path.startswith("/api/models/org/tiny"):
-            asked = path.removeprefix("/api/models/org/tiny").removeprefix("/revision/") or "main"
-            siblings = [{"rfilename": name} for name in names]
-            about = {"id": "org/tiny", "sha": commits[asked], "siblings": siblings, "tags": []}
+        parts = path.strip("/").split("/")
+        if parts[:4] == ["api", "models", "org", "tiny"] and parts[4:5] == ["tree"]:
+            self.read.append(parts[5])
+            sizes = {file.name: file.stat().st_size for file in files} | {"README.md": len(FIRST)}
+            entries = [
+                {"type": "file", "path": name, "size": size, "oid": f"{parts[5][0]}-{name}"}
+                for name, size in sizes.items()
+            ]
+            return self.answer(json.dumps(entries).encode(), {})
+        if parts[:4] == ["api", "models", "org", "tiny"]:
+            commit = commits[parts[5] if parts[4:5] == ["revision"] else "main"]
+            siblings = [{"rfilename": file.name} for file in files]
+            about = {"id": "org/tiny", "sha": commit, "siblings": siblings, "tags": []}
             return self.answer(json.dumps(about).encode(), {})
-        _, _, _, _, asked, name = path.split("/")
+        if parts[:3] != ["org", "tiny", "resolve"]:
+            return self.answer(b"{}", {}, 404)
+        asked, name = parts[3:]
         self.read.append(asked)
         commit = commits[asked]
         content = commit.encode() if name == "README.md" else (self.folder / name).read_bytes()
@@ -171,8 +182,8 @@ class ModelHub(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def answer(self, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(200)
+    def answer(self, body: bytes, headers: dict[str, str], code: int = 200) -> None:
+        self.send_response(code)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
