@@ -206,8 +206,9 @@ def test_a_node_told_to_stop_before_its_training_begins_ends_as_preempted(
 
 def test_a_node_told_to_stop_while_it_downloads_ends_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes a call and never answers
-        arguments = ["--stage", "none", "--config", "{}", "--input", "pairs=s3://b/pairs"]
-        arguments += ["--output", "scorer=s3://b/out", "--result", "s3://b/out.job"]
+        arguments = ["--stage", "none", "--config", "{}", "--input", "pairs=s3://bucket/pairs"]
+        arguments += ["--output", "scorer=s3://bucket/out"]
+        arguments += ["--result", "s3://bucket/out.job"]
         keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with (tmp_path / "log").open("w") as log:

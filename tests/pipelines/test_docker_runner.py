@@ -199,11 +199,11 @@ def on_this_disk(folder: Path) -> RunConfig:
     values |= {"local": {}, "record_run": {"destination_uri": "out/records"}}
     values["import_data"]["sources"] = [
         {"name": "mine", "uri": "data/mine.jsonl", "adapter": "prompts"},
-        {"name": "pairs", "uri": f"file://{folder}/data/pairs.csv", "adapter": "pairs"},
+        {"name": "pairs", "uri": f"{folder}/data/pairs.csv", "adapter": "pairs"},
         {"name": "far", "uri": "s3://bucket/far", "adapter": "pairs"},
     ]
     values["import_model"] = {"uri": "hf://org/model"}
-    values["judge_model"] = {"uri": str(folder / "judge")}
+    values["judge_model"] = {"uri": f"file://{folder}/judge"}
     values["score_benchmarks"]["data_uri"] = "benchmarks"
     values["publish_model"]["destination_uri"] = str(folder / "out" / "models")
     values["train_policy"]["training"]["checkpoint_uri"] = "out/checkpoints"
