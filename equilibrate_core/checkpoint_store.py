@@ -14,6 +14,7 @@ from pathlib import Path
 
 from equilibrate_core import s3
 from equilibrate_core.artifacts import MANIFEST, remove
+from equilibrate_core.errors import StorageError
 from equilibrate_core.s3_uris import is_s3, join_uri
 
 
@@ -161,7 +162,14 @@ class S3Store(Store):
     def read(self, name: str) -> tuple[bytes, str] | None:
         """See Store."""
         uri = join_uri(self.uri, name)
-        return s3.read_object(uri) if s3.exists(uri) else None
+        if not s3.exists(uri):
+            return None
+        try:
+            return s3.read_object(uri)
+        except StorageError:
+            if s3.exists(uri):
+                raise
+            return None  # it went between the look and the reading
 
     def put_if_absent(self, name: str, content: bytes) -> str | None:
         """See Store."""

@@ -45,6 +45,10 @@ class StageError(EquilibrateError):
     """A stage could not do its work although its inputs were sound."""
 
 
+class PeerLost(StageError):
+    """Another process of a training went away; why, that one knows, or nobody."""
+
+
 class Preempted(EquilibrateError):
     """Training was told to stop; the same command goes on from its last checkpoint."""
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from equilibrate_core.artifacts import write_json
 from equilibrate_core.config import StageConfig, load_config, parse_config
-from equilibrate_core.inputs import Kind, check_unchanged
-from equilibrate_core.model_cache import shelve, unshelve
+from equilibrate_core.inputs import Kind, check_unchanged, pinned
+from equilibrate_core.model_cache import damage_set_aside, shelve, unshelve
 from equilibrate_core.stage import Metrics, Stage, configure_logging, report_error
 from equilibrate_core.torchrun import run_torchrun
 
@@ -57,7 +57,7 @@ def launch(
     """
     configure_logging()
     try:
-        section = load_config(config, config_type)
+        section = pinned(load_config(config, config_type), input_digests)
         if fields:
             values = {**section.model_dump(mode="json"), **fields}
             section = parse_config(values, config_type, "the task's section")
@@ -67,7 +67,8 @@ def launch(
             shelve(arguments["base_model"])
         else:
             found = {name: unshelve(path) for name, path in arguments.items()}
-            scalars = run_stage(stage, section, found)
+            with damage_set_aside(found.values()):
+                scalars = run_stage(stage, section, found)
         kind: Kind = "dataset" if stage.__name__ == "import_data" else "model"
         check_unchanged(input_digests, section.model_dump(mode="json"), kind)
         log_scalars(metrics, scalars)

@@ -18,10 +18,14 @@ from typing import Any
 
 from equilibrate_core.checkpoint_store import Store
 from equilibrate_core.errors import StageError, StorageError
+from equilibrate_core.s3_uris import join_uri
 
 NAME = "lease.json"
 LENGTH_S = 60.0
 """Seconds without a renewal after which a lease counts as left behind."""
+MAX_REFUSALS = 10
+"""Writes of a lease that nobody seems to hold, before the one who wants it gives up."""
+PAUSE_S = 0.1
 logger = logging.getLogger(__name__)
 
 
@@ -62,21 +66,35 @@ class Lease:
     def _acquire(self) -> None:
         tag = self.store.put_if_absent(NAME, self._content())
         first: str | None = None
+        refusals = 0
         while tag is None:
-            content, seen = self.store.read(NAME) or (b"{}", "")
-            holder: dict[str, Any] = json.loads(content)
-            first = first or seen
-            if seen != first:
+            found = self.store.read(NAME)
+            holder: dict[str, Any] = json.loads(found[0]) if found else {}
+            first = first or (found[1] if found else None)
+            if found and found[1] != first:
                 raise StageError(
                     f"{self.store.uri}: held by a live run on {holder.get('host')} (process "
                     f"{holder.get('pid')}); stop that one, or give another checkpoint_uri"
                 )
-            if holder.get("expires", 0.0) <= time.time() or _is_dead(holder):
-                tag = self.store.replace_if_match(NAME, self._content(), seen)
-                first = None
-            else:
+            if found and holder.get("expires", 0.0) > time.time() and not _is_dead(holder):
                 self._wait(holder)
+                continue
+            self._pause(refusals)
+            refusals, first = refusals + 1, None
+            if found is None:  # it went between the refusal and the look
+                tag = self.store.put_if_absent(NAME, self._content())
+            else:
+                tag = self.store.replace_if_match(NAME, self._content(), found[1])
         self._tag = tag
+
+    def _pause(self, refusals: int) -> None:
+        """Wait before a write that was refused so often, the longer the oftener."""
+        if refusals == MAX_REFUSALS:
+            raise StageError(
+                f"{join_uri(self.store.uri, NAME)}: was taken or removed by others during "
+                f"{MAX_REFUSALS} tries to write it; see who does, or give another checkpoint_uri"
+            )
+        time.sleep(min(refusals * PAUSE_S, 1.0))
 
     def _give_back(self) -> None:
         if self._lost:

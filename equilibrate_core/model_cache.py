@@ -6,24 +6,38 @@ every task; `unshelve` leads a task from such an artifact to the whole model. Th
 manifest, so that a reader without the volume is told what is missing.
 """
 
+import logging
 import os
 import shutil
 import uuid
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
-from equilibrate_core.artifacts import MANIFEST, read_manifest
-from equilibrate_core.errors import ArtifactError
+from equilibrate_core.artifacts import MANIFEST, read_manifest, verify_artifact
+from equilibrate_core.errors import ArtifactError, UserError
 
 CACHE_VARIABLE = "EQUILIBRATE_MODEL_CACHE"
 WEIGHTS = ".safetensors"
+SHELF = "sha256-"
+"""Begins the name of a model's folder on the volume; its digest follows."""
+logger = logging.getLogger(__name__)
 
 
 def shelve(artifact: Path) -> None:
-    """Move a model's weights to the shared volume; does nothing where there is none."""
+    """Move a model's weights to the shared volume; does nothing where there is none.
+
+    What lies there already is read and compared with its manifest: a damaged copy is replaced.
+    """
     shelf = _shelf(artifact)
     if shelf is None:
         return
-    if not shelf.exists():
+    found = shelf.exists()
+    if found and (what := _damage(shelf)):
+        logger.warning("%s; it is replaced by what was imported now", what)
+        _set_aside(shelf)
+        found = False
+    if not found:
         draft = shelf.with_name(f".{shelf.name}.{uuid.uuid4().hex}")
         shutil.copytree(artifact, draft)
         try:
@@ -56,6 +70,56 @@ def unshelve(artifact: Path) -> Path:
     )
 
 
+@contextmanager
+def damage_set_aside(folders: Iterable[Path]) -> Generator[None]:
+    """Within the block an ArtifactError makes sure that no later task meets a damaged shelf again.
+
+    Of `folders` those on the shared volume are read whole, and only then: a stage verifies what it
+    reads anyway. A damaged one is taken out of the way, and the error says what brings it back.
+    """
+    try:
+        yield
+    except UserError as error:
+        if not isinstance(error, ArtifactError) and type(error) is not UserError:
+            raise  # what torchrun's processes found comes as a plain UserError
+        volume = os.environ.get(CACHE_VARIABLE)
+        shelves = [f for f in folders if volume and f.parent == Path(volume)]
+        damaged = {shelf: what for shelf in shelves if (what := _damage(shelf))}
+        if not damaged:
+            raise
+        for shelf in damaged:
+            _set_aside(shelf)
+        raise ArtifactError(
+            f"{'; '.join(damaged.values())}: the model on the shared volume is damaged; raise "
+            "kubeflow.cache_epoch, so that import_model runs again and replaces it"
+        ) from error
+
+
+def _damage(shelf: Path) -> str:
+    """What is wrong with a model on the shared volume; empty when it is as sealed."""
+    try:
+        manifest = verify_artifact(shelf)
+    except ArtifactError as error:
+        return str(error)
+    sealed = f"{SHELF}{manifest.digest}" == shelf.name
+    return "" if sealed else f"{shelf}: holds another model, {manifest.digest}"
+
+
+def _set_aside(shelf: Path) -> None:
+    """Take a damaged shelf out of the way; where this task may not, import_model will.
+
+    By a rename, so that of two tasks one does it, and no reader sees half a model.
+    """
+    aside = shelf.with_name(f".damaged-{uuid.uuid4().hex}")
+    try:
+        os.rename(shelf, aside)
+    except OSError as error:  # a pod of a TrainJob sees the volume read-only; or it is gone already
+        logger.warning("%s: could not be set aside: %s", shelf, error)
+    else:
+        logger.warning("%s: damaged, removed", shelf)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def _shelf(artifact: Path) -> Path | None:
     folder = os.environ.get(CACHE_VARIABLE)
-    return Path(folder) / f"sha256-{read_manifest(artifact).digest}" if folder else None
+    return Path(folder) / f"{SHELF}{read_manifest(artifact).digest}" if folder else None

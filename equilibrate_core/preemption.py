@@ -1,4 +1,7 @@
-"""SIGTERM while training: remembered, so that the step in hand is finished and saved."""
+"""SIGTERM: remembered while training, so that the step in hand is finished and saved.
+
+Elsewhere it may raise, so that what was begun is tidied up.
+"""
 
 import logging
 import signal
@@ -32,5 +35,27 @@ def watch_for_preemption(*, enabled: bool) -> Generator[Preemption]:
     before = signal.signal(signal.SIGTERM, request)
     try:
         yield preemption
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class ToldToStop(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def sigterm_raises() -> Generator[None]:
+    """Within the block SIGTERM raises ToldToStop, once; elsewhere it ends the process as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may be sent to every process
+        raise ToldToStop
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -15,15 +15,19 @@ from typing import Any
 from equilibrate_core.artifacts import StageRun, verify_artifact, write_json
 from equilibrate_core.config import StageConfig, load_config
 from equilibrate_core.digests import code_digest
-from equilibrate_core.errors import EquilibrateError, Preempted, StageError, UserError
+from equilibrate_core.end_with_parent import end_with_parent
+from equilibrate_core.errors import EquilibrateError, PeerLost, Preempted, StageError, UserError
+from equilibrate_core.peer_loss import lost_peer
 from equilibrate_core.redaction import RedactingFormatter, redact
 
 Metrics = dict[str, float]
 """The scalars a stage reports: they become KFP Metrics and metrics.json."""
 
 Stage = Callable[..., Metrics]
-ERROR_KINDS: tuple[type[EquilibrateError], ...] = (Preempted, UserError, StageError)
-"""What a process tells its parent apart: each has an exit code of its own."""
+ERROR_KINDS: tuple[type[EquilibrateError], ...] = (Preempted, UserError, PeerLost, StageError)
+"""What a process tells its parent apart."""
+PEER_LOST_CODE = 76
+"""What a process under torchrun ends with when another one went away."""
 
 
 def start_stage(stage: str, config: StageConfig, **inputs: Path | None) -> StageRun:
@@ -75,6 +79,8 @@ def stage_main(
     logs to it) goes to stderr.
     """
     configure_logging()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun would leave its processes behind
+        end_with_parent()
     arguments = vars(stage_parser(stage, config_type).parse_args(argv))
     metrics_path = arguments.pop("metrics")
     try:
@@ -84,9 +90,12 @@ def stage_main(
         if metrics_path is not None and os.environ.get("LOCAL_RANK", "0") == "0":
             write_json(metrics_path, metrics)
     except Exception as error:
-        if metrics_path is not None and isinstance(error, EquilibrateError):
-            _leave_error(metrics_path, error)
-        return report_error(error)
+        lost = lost_peer(error)
+        told = lost or error
+        if metrics_path is not None and isinstance(told, EquilibrateError):
+            _leave_error(metrics_path, told)
+        code = report_error(error)  # as it was: the connection may have broken for another reason
+        return PEER_LOST_CODE if lost else code
     print(json.dumps({"stage": stage.__name__, "metrics": metrics}))
     return 0
 
@@ -114,13 +123,14 @@ def report_error(error: Exception) -> int:
     return 1
 
 
-def raise_child_error(metrics_path: Path) -> None:
-    """Raise what stopped a process that was started to write `metrics_path`, if it said so.
+def child_error(metrics_path: Path) -> EquilibrateError | None:
+    """What stopped a process that was started to write `metrics_path`, if one said so.
 
-    torchrun itself ends with 1 whatever its processes ended with.
+    Of several, one that lost another process says least.
     """
-    for path in sorted(metrics_path.parent.glob(f"{metrics_path.name}.error-*")):
-        raise error_of(json.loads(path.read_text()))
+    paths = sorted(metrics_path.parent.glob(f"{metrics_path.name}.error-*"))
+    errors = [error_of(json.loads(path.read_text())) for path in paths]
+    return min(errors, key=lambda error: isinstance(error, PeerLost), default=None)
 
 
 def error_record(error: EquilibrateError) -> dict[str, str]:

@@ -6,31 +6,24 @@ attempt started.
 """
 
 import logging
-import signal
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
-from types import FrameType
 
 from equilibrate_core.artifacts import MANIFEST
 from equilibrate_core.errors import EquilibrateError, Preempted, StageError
 from equilibrate_core.json_objects import read_json_object
 from equilibrate_core.kubernetes_api import Cluster, connect
+from equilibrate_core.node_errors import told_error
 from equilibrate_core.node_placement import NodePlacement
 from equilibrate_core.pod_logs import streamed_log, write_tails
+from equilibrate_core.preemption import ToldToStop, sigterm_raises
 from equilibrate_core.s3 import clear_folder, exists
 from equilibrate_core.s3_uris import join_uri
-from equilibrate_core.stage import Metrics, error_of
+from equilibrate_core.stage import Metrics
 from equilibrate_core.train_job import RUN_LABEL, Owner, Training, train_job
 from equilibrate_core.train_job_api import delete_job, get_job, get_workflow, own_pod
 from equilibrate_core.train_job_watch import start_or_find, wait_for_end
-from equilibrate_core.train_node import ERRORS, METRICS
+from equilibrate_core.train_node import METRICS
 
 logger = logging.getLogger(__name__)
-
-
-class ToldToStop(BaseException):
-    """SIGTERM: the run was cancelled, or this pod is being moved."""
 
 
 def run_train_job(training: Training, placement: NodePlacement) -> Metrics:
@@ -44,7 +37,7 @@ def run_train_job(training: Training, placement: NodePlacement) -> Metrics:
     job = train_job(training, placement, owner)
     name = job["metadata"]["name"]
     try:
-        with _sigterm_raises():
+        with sigterm_raises():  # the run was cancelled, or this pod is being moved
             uid = start_or_find(cluster, job, lambda: _clear(training))["metadata"]["uid"]
             with streamed_log(cluster, name, _print):
                 ending = wait_for_end(cluster, name, uid)
@@ -79,11 +72,8 @@ def _clear(training: Training) -> None:
 
 def _told_error(training: Training) -> EquilibrateError | None:
     """What stopped the first node that could say it."""
-    for node in range(training.config.num_nodes):
-        record = read_json_object(join_uri(training.result_uri, f"{ERRORS}{node:05d}.json"))
-        if record is not None:
-            return error_of(record)
-    return None
+    told = (told_error(training.result_uri, n) for n in range(training.config.num_nodes))
+    return next((error for error in told if error is not None), None)
 
 
 def _result(training: Training, name: str) -> Metrics:
@@ -126,24 +116,6 @@ def _is_cancelled(cluster: Cluster, owner: Owner) -> bool:
     spec = workflow.get("spec", {})
     cancelled = bool(spec.get("shutdown")) or spec.get("activeDeadlineSeconds") == 0
     return cancelled or "deletionTimestamp" in workflow["metadata"]
-
-
-@contextmanager
-def _sigterm_raises() -> Generator[None]:
-    """Within the block SIGTERM raises ToldToStop, once; elsewhere it ends the process as usual."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Kubernetes sends it to every process
-        raise ToldToStop
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _print(line: str) -> None:

@@ -7,21 +7,25 @@ finds those finds a whole output. What stops a node is told beside them, as a sm
 
 import logging
 import os
+import signal
 import tempfile
-from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+import threading
+from argparse import ArgumentParser, Namespace
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
-from equilibrate_core.errors import EquilibrateError, Preempted
+from equilibrate_core.errors import EquilibrateError, PeerLost, Preempted
 from equilibrate_core.json_objects import write_json_object
-from equilibrate_core.model_cache import unshelve
+from equilibrate_core.model_cache import damage_set_aside, unshelve
+from equilibrate_core.node_errors import judged, node_rank, tell_error
 from equilibrate_core.s3 import download_folder, upload_folder
 from equilibrate_core.s3_uris import join_uri
-from equilibrate_core.stage import configure_logging, error_record, report_error
+from equilibrate_core.stage import configure_logging, report_error
 from equilibrate_core.torchrun import run_torchrun
 
 METRICS = "metrics.json"
-ERRORS = "error-"
 MEETING_TIMEOUT_S = 3600
 """Seconds that a node waits for the others: they may download their inputs more slowly."""
 logger = logging.getLogger(__name__)
@@ -39,16 +43,18 @@ def run_node(
 
     `result_uri` is where scalars and errors go; `folder` is empty and has room for all of it.
     """
-    arguments = ["--config", config]
+    arguments, found = ["--config", config], dict[str, Path]()
     for name, uri in inputs.items():
         logger.info("fetching %s from %s", name, uri)
         download_folder(uri, folder / "inputs" / name)
-        arguments += [f"--{name}", str(unshelve(folder / "inputs" / name))]
+        found[name] = unshelve(folder / "inputs" / name)
+        arguments += [f"--{name}", str(found[name])]
     for name in outputs:
         arguments += [f"--{name}", str(folder / "outputs" / name)]
     metrics = folder / METRICS
     options = [f"--rdzv-conf=timeout={MEETING_TIMEOUT_S}"]
-    scalars = run_torchrun(module, arguments, options, metrics)
+    with damage_set_aside(found.values()):
+        scalars = run_torchrun(module, arguments, options, metrics)
     if node_rank() == 0:
         for name, uri in outputs.items():
             logger.info("uploading %s to %s", name, uri)
@@ -56,45 +62,54 @@ def run_node(
         write_json_object(join_uri(result_uri, METRICS), scalars)
 
 
-def node_rank() -> int:
-    """Which node this is; the Trainer says it."""
-    return int(os.environ.get("PET_NODE_RANK", "0"))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the node that the command line describes and return its exit code.
 
-    A node that was preempted ends with 75, which the runtime's failure policy starts again.
+    A node that was preempted, or lost another one, ends with 75, which the runtime's failure policy
+    starts again.
     """
     configure_logging()
     arguments = _parser().parse_args(argv)
-    inputs, outputs = (
-        dict(_named(pair) for pair in p) for p in (arguments.input, arguments.output)
-    )
-    try:
-        with tempfile.TemporaryDirectory(prefix="equilibrate-node-") as folder:
-            run_node(
-                arguments.stage,
-                arguments.config,
-                inputs,
-                outputs,
-                arguments.result,
-                Path(folder),
-            )
-    except Exception as error:
-        if isinstance(error, EquilibrateError) and not isinstance(error, Preempted):
-            _tell(arguments.result, error)
-        return report_error(error)
+    with _ending_at_sigterm():
+        try:
+            _run(arguments)
+        except PeerLost as error:
+            return report_error(judged(error, arguments.result))
+        except Exception as error:
+            if isinstance(error, EquilibrateError) and not isinstance(error, Preempted):
+                tell_error(arguments.result, error)
+            return report_error(error)
     return 0
 
 
-def _tell(result_uri: str, error: EquilibrateError) -> None:
-    """Leave the error where the launching task finds it; the node's own log has it too."""
+def _run(arguments: Namespace) -> None:
+    inputs, outputs = (
+        dict(_named(pair) for pair in p) for p in (arguments.input, arguments.output)
+    )
+    with tempfile.TemporaryDirectory(prefix="equilibrate-node-") as folder:
+        run_node(arguments.stage, arguments.config, inputs, outputs, arguments.result, Path(folder))
+
+
+@contextmanager
+def _ending_at_sigterm() -> Generator[None]:
+    """Within the block SIGTERM ends this process at once: there is nothing to save here.
+
+    A pod's first process has no default handlers: without one it would ignore the signal. Where
+    torchrun runs, `run_torchrun` hands the signal on instead.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"error: told to stop; all nodes start again\n")
+        os._exit(Preempted.exit_code)  # no waiting for threads that try a transfer again
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        uri = join_uri(result_uri, f"{ERRORS}{node_rank():05d}.json")
-        write_json_object(uri, dict(error_record(error)))
-    except EquilibrateError as untold:
-        logger.warning("%s", untold)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _named(pair: str) -> tuple[str, str]:

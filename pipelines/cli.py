@@ -1,7 +1,8 @@
 """The `equilibrate` command.
 
 Start-up imports no torch, transformers, vllm or deepspeed: a laptop validates or compiles a run in
-a blink. Exit codes: 0 done, 2 a mistake of the user's, 1 anything else.
+a blink. Exit codes: 0 done, 2 a mistake of the user's, 3 a run that goes on without being followed,
+75 told to stop, 1 anything else.
 """
 
 import importlib
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 
 app.command("submit")(cluster_cli.submit)
+app.command("follow")(cluster_cli.follow)
 app.add_typer(cluster_cli.schedule_app, name="schedule")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Run file (YAML).")]
@@ -98,7 +100,7 @@ def validate(
 ) -> None:
     """Check a run file, and that its sources, model, secrets and endpoints can be used."""
     from pipelines.run_config import load_run
-    from pipelines.validation import check_run, gate_gaps, local_store_gaps
+    from pipelines.validation import WARNING, check_run, gate_gaps, local_store_gaps
 
     run_config = load_run(config)
     typer.echo(f"{config}: valid run {run_config.name!r}")
@@ -107,7 +109,8 @@ def validate(
         typer.echo(f"warning: {line}", err=True)
     if not offline:
         for line in check_run(run_config):
-            typer.echo(f"  {line}")
+            warned = line.startswith(WARNING)
+            typer.echo(line if warned else f"  {line}", err=warned)
 
 
 @app.command("compile")

@@ -1,4 +1,4 @@
-"""The commands that speak to a cluster: `equilibrate submit` and `equilibrate schedule …`."""
+"""The commands that speak to a cluster: `equilibrate submit`, `follow` and `schedule …`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,8 @@ NamespaceOption = Annotated[
     str, typer.Option(help="Profile namespace of a multi-user installation.")
 ]
 AccountOption = Annotated[str, typer.Option(help="Service account of the task pods.")]
+PollOption = Annotated[float, typer.Option(min=0.01, help="Seconds between looks.")]
+UiOption = Annotated[str, typer.Option(help="Address of the UI for links; default KFP_UI.")]
 ParamOption = Annotated[
     list[str], typer.Option("--param", "-p", help="NAME=VALUE of a pipeline parameter; repeatable.")
 ]
@@ -32,9 +34,9 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run; exit 0 only if it succeeds.")
     ] = False,
-    poll_s: Annotated[float, typer.Option(min=0.01, help="Seconds between looks.")] = 15.0,
+    poll_s: PollOption = 15.0,
     host: HostOption = "",
-    ui: Annotated[str, typer.Option(help="Address of the UI for links; default KFP_UI.")] = "",
+    ui: UiOption = "",
     namespace: NamespaceOption = "",
     service_account: AccountOption = "equilibrate-pipeline",
 ) -> None:
@@ -49,6 +51,20 @@ def submit(
     typer.echo(f"run: {run['display_name']} {run['run_id']}")
     typer.echo(f"link: {submission.run_link(api, run)}")
     if wait and not submission.wait(api, run["run_id"], typer.echo, poll_s=poll_s):
+        raise typer.Exit(1)
+
+
+def follow(
+    run_id: Annotated[str, typer.Argument(help="Id of the run, as `submit` printed it.")],
+    poll_s: PollOption = 15.0,
+    host: HostOption = "",
+    ui: UiOption = "",
+) -> None:
+    """Follow a submitted run to its end; exit 0 only if it succeeds."""
+    from pipelines.kubeflow_api import connect
+    from pipelines.submit import wait
+
+    if not wait(connect(host, ui), run_id, typer.echo, poll_s=poll_s):
         raise typer.Exit(1)
 
 

@@ -5,8 +5,11 @@ was asked for as a success (kubeflow/pipelines #13332). Ours stay until their co
 """
 
 import contextlib
+import functools
 import os
-from collections.abc import Generator
+import signal
+import threading
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from kfp.local import docker_task_handler
 from equilibrate_core.errors import StageError
 from equilibrate_core.s3 import SETTINGS
 from equilibrate_core.small_model import cache_folder
+from pipelines.container_mounts import Shared
+from pipelines.local_tasks import TOLD_TO_STOP, LocalTasks, without_shell
 
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "OMP_NUM_THREADS")
 """Variables of this process that tasks may see, besides those of S3 and EQUILIBRATE_*."""
@@ -25,11 +30,14 @@ CACHE = "/cache"
 SCRATCH = "/scratch"
 
 
-def docker_runner(settings: dict[str, str], named: tuple[str, ...] = ()) -> local.DockerRunner:
+def docker_runner(
+    settings: dict[str, str], named: tuple[str, ...] = (), shared: Sequence[Shared] = ()
+) -> local.DockerRunner:
     """Kfp's runner with containers as locked up as a cluster's: nothing but outputs is writable.
 
     `settings` are variables that every local task gets, `named` those that the run's config names
-    (a judge's key). The user is this process's own, so that outputs belong to whoever started it.
+    (a judge's key), `shared` what it names on this machine's disk. The user is this process's own,
+    so that outputs belong to whoever started it.
     """
     passed = (*SETTINGS, *PASSED_ON, *named)
     environment = {
@@ -44,7 +52,8 @@ def docker_runner(settings: dict[str, str], named: tuple[str, ...] = ()) -> loca
         network_mode="host",  # the object store listens on loopback alone
         environment=environment,
         user=f"{os.getuid()}:{os.getgid()}",
-        mounts=[Mount(CACHE, str(cache), type="bind", read_only=True)],
+        mounts=[Mount(CACHE, str(cache), type="bind", read_only=True), *map(_mount, shared)],
+        working_dir=SCRATCH,  # where relative paths of the run file are mounted
         read_only=True,
         tmpfs={SCRATCH: "exec,mode=1777"},
         shm_size="1g",
@@ -55,11 +64,15 @@ def docker_runner(settings: dict[str, str], named: tuple[str, ...] = ()) -> loca
     )
 
 
+def _mount(shared: Shared) -> Mount:
+    return Mount(shared.target, str(shared.source), type="bind", read_only=not shared.writable)
+
+
 @contextlib.contextmanager
-def failures_noticed() -> Generator[None]:
+def failures_noticed(tasks: LocalTasks) -> Generator[None]:
     """Have kfp run its containers through `run_container` inside the block."""
     before = docker_task_handler.run_docker_container
-    docker_task_handler.run_docker_container = run_container
+    docker_task_handler.run_docker_container = functools.partial(run_container, tasks=tasks)
     try:
         yield
     finally:
@@ -71,26 +84,41 @@ def run_container(
     image: str,
     command: list[str],
     volumes: dict[str, Any],
+    *,
+    tasks: LocalTasks,
     **options: Any,
 ) -> int:
     """Run one container to its end, print what it prints, and return its exit code.
 
-    The container is removed whatever happens, an interrupt included.
+    It gets the signals that the run gets, and is removed whatever happens.
     """
+    if tasks.refuses(command):
+        return TOLD_TO_STOP
     for path in volumes:
         Path(path).mkdir(parents=True, exist_ok=True)  # else the daemon makes it, as root
     _have_image(client, image)
-    container = client.containers.create(image, command, volumes=volumes, **options)
+    container = client.containers.create(image, without_shell(command), volumes=volumes, **options)
     try:
         container.start()
-        for line in container.logs(stream=True, follow=True):
-            print(line.decode(errors="replace"), end="")
-        state = container.wait()
+        with tasks.running(functools.partial(_send, container), command):
+            for line in container.logs(stream=True, follow=True):
+                print(line.decode(errors="replace"), end="")
+            state = container.wait()
         if state["StatusCode"] == 137 and _out_of_memory(container):
             print("error: the container was killed: it ran out of memory")
         return int(state["StatusCode"])
     finally:
         container.remove(force=True)
+
+
+def _send(container: Any, number: int) -> None:
+    """Send a signal to a container, from a thread: this one may hold the client's lock."""
+
+    def kill() -> None:
+        with contextlib.suppress(docker.errors.APIError):  # it has ended already
+            container.kill(signal=signal.Signals(number).name)
+
+    threading.Thread(target=kill, daemon=True).start()
 
 
 def _have_image(client: docker.DockerClient, image: str) -> None:

@@ -49,7 +49,7 @@ class KubeflowApi:
     ) -> dict[str, Any]:
         """One call; raises ApiError with the server's own reason, ConfigError for a bad token."""
         url = f"{self.host}{API}{path}"
-        options: dict[str, Any] = {"headers": {"Accept": "application/json", **_token(self.host)}}
+        options: dict[str, Any] = {}
         if body is not None:
             options["json"] = body
         if upload is not None:
@@ -58,13 +58,17 @@ class KubeflowApi:
         if query:
             url += f"?{urlencode(query)}"
         try:
-            reply = self.pool.request(method, url, **options)
+            for authorization in _authorizations(self.host):
+                headers = {"Accept": "application/json", **authorization}
+                reply = self.pool.request(method, url, headers=headers, **options)
+                if reply.status != 401:
+                    break
         except urllib3.exceptions.HTTPError as error:
             raise ApiError(f"{self.host}: Kubeflow did not answer: {_cause(error)}") from error
         if reply.status in (401, 403):
             raise ConfigError(
-                f"{method} {url}: {reply.status}: {_reason(reply)}; check KFP_TOKEN and the rights "
-                "of its account"
+                f"{method} {url}: {reply.status}: {_reason(reply)}; check KFP_TOKEN (has it "
+                "expired?) and the rights of its account"
             )
         if reply.status >= 400:
             raise ApiError(f"{method} {url}: {reply.status}: {_reason(reply)}", reply.status)
@@ -123,14 +127,18 @@ def connect(host: str | None = None, ui: str | None = None) -> KubeflowApi:
     return KubeflowApi(found, (ui or os.environ.get("KFP_UI") or found).rstrip("/"), pool)
 
 
-def _token(host: str) -> dict[str, str]:
-    """Authorization header; read anew for every call, because mounted tokens are rotated."""
+def _authorizations(host: str) -> list[dict[str, str]]:
+    """Headers to try in turn: KFP_TOKEN's, then those of the file, of which one may have expired.
+
+    The file is read anew for every call, because mounted tokens are rotated.
+    """
     path = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH", TOKEN_PATH))
-    token = os.environ.get("KFP_TOKEN", "").strip()
-    if not token and path.is_file():
-        token = path.read_text(encoding="utf-8").strip()
-    if not token:
-        return {}
+    given = [os.environ.get("KFP_TOKEN", "").strip()]
+    if path.is_file():
+        given.append(path.read_text(encoding="utf-8").strip())
+    tokens = list(dict.fromkeys(token for token in given if token))
+    if not tokens:
+        return [{}]
     where = urlsplit(host)
     name = where.hostname or ""
     inside = name in ("127.0.0.1", "localhost", "::1") or name.endswith((".svc", ".cluster.local"))
@@ -139,7 +147,7 @@ def _token(host: str) -> dict[str, str]:
             f"{host}: a token would travel in the clear; use https://, or http:// on this machine "
             "or inside the cluster (*.svc.cluster.local)"
         )
-    return {"Authorization": f"Bearer {token}"}
+    return [{"Authorization": f"Bearer {token}"} for token in tokens]
 
 
 def _reason(reply: Any) -> str:

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,13 @@ from kfp import local
 
 from components.resolve_inputs.config import NOTHING_NEW
 from equilibrate_core.artifacts import remove
-from equilibrate_core.errors import ConfigError, StageError
+from equilibrate_core.errors import ConfigError, Preempted, StageError
+from equilibrate_core.preemption import ToldToStop, sigterm_raises
 from equilibrate_core.s3 import create_bucket, upload_folder
 from pipelines.alignment import alignment_pipeline
 from pipelines.console import RunConsole
+from pipelines.container_mounts import Shared, shared_paths
+from pipelines.local_tasks import LocalTasks, local_tasks
 from pipelines.object_store import object_store
 from pipelines.run_config import RunConfig, RunnerName
 
@@ -53,24 +56,40 @@ class Outcome:
 
 
 def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subprocess") -> Outcome:
-    """Run the pipeline to its end. Raises StageError naming the task that failed and why."""
+    """Run the pipeline to its end. Raises StageError naming the task that failed and why.
+
+    SIGTERM and Ctrl-C are handed on to the running task; then Preempted is raised.
+    """
     if config.max_nodes > 1:
         raise ConfigError(
             f"num_nodes: {config.max_nodes} trains on a cluster: use `equilibrate submit`, or set "
             "num_nodes: 1 to run on this machine"
         )
+    try:
+        with sigterm_raises():
+            return _run(config, work_dir, runner)
+    except (ToldToStop, KeyboardInterrupt):
+        raise Preempted(
+            "told to stop: run it again; what has finished comes from the cache, and a training "
+            "with checkpoint_uri goes on from its last checkpoint"
+        ) from None
+
+
+def _run(config: RunConfig, work_dir: Path, runner: RunnerName) -> Outcome:
     started = time.monotonic()
     folder = work_dir.resolve() / config.name
+    shared = _shared(config, runner)  # before anything starts
     console = RunConsole(folder / "run.log")
     with _environment(CHILDREN), _storage(config, work_dir.resolve()):
         artifacts = folder / "artifacts"
-        _init_kfp(config, runner, artifacts, work_dir.resolve() / "cache")
+        _init_kfp(config, runner, artifacts, work_dir.resolve() / "cache", shared)
         pipeline = alignment_pipeline(config)
         console.titles = task_titles(pipeline)
         failure: Exception | None = None
         try:
             with (
-                _containers(runner),
+                local_tasks() as tasks,
+                _containers(runner, tasks),
                 redirect_stdout(console),
                 _logging_to(console),
                 warnings.catch_warnings(),
@@ -84,6 +103,8 @@ def run_locally(config: RunConfig, work_dir: Path, runner: RunnerName = "subproc
             console.finish()
     failed = [task for task, outcome, _ in console.tasks if outcome == "failed"]
     if failure or failed:
+        if tasks.told_to_stop:
+            raise ToldToStop
         raise StageError(_failure(failed, console, failure))
     if config.resolve_inputs.skip_unchanged and not _went_on(console):
         reason = f"{NOTHING_NEW} since the last completed run"
@@ -154,21 +175,31 @@ def _environment(variables: Mapping[str, str]) -> Generator[None]:
                 os.environ[name] = value
 
 
-def _containers(runner: RunnerName) -> AbstractContextManager[None]:
+def _containers(runner: RunnerName, tasks: LocalTasks) -> AbstractContextManager[None]:
     if runner == "subprocess":
         return contextlib.nullcontext()
     from pipelines.docker_runner import failures_noticed
 
-    return failures_noticed()
+    return failures_noticed(tasks)
 
 
-def _init_kfp(config: RunConfig, runner: RunnerName, artifacts: Path, cache: Path) -> None:
+def _shared(config: RunConfig, runner: RunnerName) -> list[Shared]:
+    if runner == "subprocess":
+        return []
+    from pipelines.docker_runner import SCRATCH
+
+    return shared_paths(config, SCRATCH)
+
+
+def _init_kfp(
+    config: RunConfig, runner: RunnerName, artifacts: Path, cache: Path, shared: Sequence[Shared]
+) -> None:
     """Set up kfp's runner; runs of one work folder share the cache, so a common part runs once."""
     if runner == "docker":
         from pipelines.docker_runner import docker_runner
 
         keys = tuple(variable for _, variable in config.keys)
-        kfp_runner: Any = docker_runner(CHILDREN, named=keys)
+        kfp_runner: Any = docker_runner(CHILDREN, named=keys, shared=shared)
     else:
         kfp_runner = local.SubprocessRunner(use_venv=False)
     local.init(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
 
+from equilibrate_core.end_with_parent import ended_with_this
 from equilibrate_core.errors import StorageError
 from equilibrate_core.s3 import connect
 
@@ -93,7 +94,8 @@ def free_ports(number: int) -> list[int]:
 
 @contextmanager
 def _exclusive(data_dir: Path) -> Generator[BufferedRandom]:
-    # The server inherits this lock: it holds even when the process that started it was killed.
+    # The server inherits this lock: where the kernel does not end it with a process that was killed
+    # (only Linux does), the lock still holds.
     path = data_dir / "server.lock"
     path.touch(mode=0o600)
     with path.open("r+b") as file:
@@ -158,9 +160,10 @@ def _start(
         "s3.port.lance": 0,
         **ports,
     }
+    command = [_binary(), "server", *(f"-{name}={value}" for name, value in flags.items())]
     with log_path.open("ab") as log_file:
         return subprocess.Popen(
-            [_binary(), "server", *(f"-{name}={value}" for name, value in flags.items())],
+            ended_with_this(command),
             cwd=data_dir,
             stdin=subprocess.DEVNULL,
             stdout=log_file,

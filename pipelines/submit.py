@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components.record_run.run_api import view_run
-from equilibrate_core.errors import ConfigError
+from equilibrate_core.errors import ConfigError, EquilibrateError
 from pipelines.kubeflow_api import ApiError, KubeflowApi
 from pipelines.run_config import RunConfig
 from pipelines.validation import gate_gaps
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 ENDED = {"SUCCEEDED": True, "FAILED": False, "CANCELED": False, "SKIPPED": False}
 MAX_LOST_POLLS = 20
+MAX_REFUSED_POLLS = 4
+"""Looks with a token that is not taken any more: time for a mounted one to be renewed."""
 PARAMETER_TYPES: dict[str, tuple[type, ...]] = {
     "NUMBER_INTEGER": (int,),
     "NUMBER_DOUBLE": (int, float),
@@ -35,6 +37,12 @@ PARAMETER_TYPES: dict[str, tuple[type, ...]] = {
     "LIST": (list,),
     "STRUCT": (dict,),
 }
+
+
+class NotFollowed(EquilibrateError):
+    """A run goes on, but how it goes can no longer be seen from here."""
+
+    exit_code = 3
 
 
 @dataclass(frozen=True)
@@ -200,16 +208,26 @@ def run_link(api: KubeflowApi, run: Mapping[str, Any]) -> str:
 def wait(
     api: KubeflowApi, run_id: str, say: Callable[[str], None], *, poll_s: float = 15.0
 ) -> bool:
-    """Follow a run to its end, however long that takes; whether it succeeded."""
-    state, lost = "", 0
+    """Follow a run to its end, however long that takes; whether it succeeded.
+
+    Raises NotFollowed when the API stays away, or takes none of our tokens any more.
+    """
+    state, lost, refused = "", 0, 0
     while True:
         try:
             run = api.call("GET", f"/runs/{run_id}")
-            lost = 0
-        except ApiError:
-            lost += 1  # an API server that is being replaced does not end our run
-            if lost == MAX_LOST_POLLS:
+            lost = refused = 0
+        except (ApiError, ConfigError) as error:
+            # An API server that is being replaced does not end our run, nor does a token.
+            lost, refused = lost + 1, refused + isinstance(error, ConfigError)
+            if getattr(error, "status", 0) == 404:
                 raise
+            if lost == MAX_LOST_POLLS or refused == MAX_REFUSED_POLLS:
+                raise NotFollowed(
+                    f"{error}. Run {run_id} goes on, it is only not followed any more: "
+                    f"`equilibrate follow {run_id}` does that again (with a new KFP_TOKEN if the "
+                    f"old one has expired), and {run_link(api, {'run_id': run_id})} shows it"
+                ) from error
             time.sleep(poll_s)
             continue
         if run.get("state") != state:

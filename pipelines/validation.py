@@ -17,10 +17,14 @@ from equilibrate_core.small_model import small_model_file
 from pipelines.run_config import RunConfig
 from pipelines.sections import resolver_config
 
+WARNING = "warning: "
+"""Begins a line about what could not be looked at."""
+
 
 def check_run(config: RunConfig) -> Iterator[str]:
-    """Yield one line per thing found in order. Raises a UserError at the first that is not.
+    """Yield one line per thing found in order, or not to be seen from here.
 
+    Raises a UserError at the first that is not in order.
     Sources inside an object store that the run itself starts cannot be looked at beforehand.
     """
     if config.local.object_store:
@@ -82,16 +86,29 @@ def _check_model(model: ImportModelConfig) -> str:
 def _check_judge(name: str, judge: GeneratorConfig) -> str:
     if judge.backend != "endpoint":
         return f"{name}: in-process ({judge.backend})"
+    from_outside = _in_cluster(judge) and "KUBERNETES_SERVICE_HOST" not in os.environ
     headers = {}
     if judge.api_key_env:
-        if judge.api_key_env not in os.environ:
+        if judge.api_key_env in os.environ:
+            headers["Authorization"] = f"Bearer {os.environ[judge.api_key_env]}"
+        elif not from_outside:
             raise ConfigError(f"{name}: environment variable {judge.api_key_env} is not set")
-        headers["Authorization"] = f"Bearer {os.environ[judge.api_key_env]}"
     url = f"{(judge.endpoint_url or '').rstrip('/')}/models"
     try:
         response = httpx.get(url, headers=headers, timeout=10)
     except httpx.HTTPError as error:
+        if from_outside:
+            return (
+                f"{WARNING}{name}: {url} is an address of a cluster's own and not to be reached "
+                "from here; the run itself will find out whether it answers"
+            )
         raise ConfigError(f"{name}: {url}: no answer: {error}") from error
     if response.status_code != httpx.codes.OK:
         raise ConfigError(f"{name}: {url}: answered {response.status_code}; check key and URL")
     return f"{name}: {judge.endpoint_url} answers"
+
+
+def _in_cluster(judge: GeneratorConfig) -> bool:
+    """Whether a server's name is one that only a cluster's own name service knows."""
+    host = urlsplit(judge.endpoint_url or "").hostname or ""
+    return host.endswith((".svc", ".cluster.local")) or not ("." in host or host == "localhost")

@@ -47,6 +47,8 @@ class KfpApi:
     """Statuses to answer the next calls with, instead of serving them."""
     refusals: dict[str, int] = field(default_factory=dict)
     """Call, such as `POST /runs` -> the status it is always answered with."""
+    looks_until_expiry: int | None = None
+    """How often a run may be looked at before the token has expired."""
     blind_lists: int = 0
     """How many lists of versions to answer as if there were none."""
     host: str = ""
@@ -265,6 +267,9 @@ def serve(api: KfpApi, method: str, target: str, headers: Any, raw: bytes) -> di
         raise Refused(api.failures.pop(0), "planted failure")
     if api.token and headers.get("Authorization") != f"Bearer {api.token}":
         raise Refused(401, "Unauthenticated")
+    looks = sum(call.startswith("GET /runs/") for call in api.calls)
+    if api.looks_until_expiry is not None and looks > api.looks_until_expiry:
+        raise Refused(401, "Unauthenticated: the token has expired")
     query = {name: values[-1] for name, values in parse_qs(url.query).items()}
     for verb, path, model, allowed, action in ROUTES:
         pattern = re.escape(PREFIX + path).replace(r"\{key\}", "(?P<key>[^/:]+)")

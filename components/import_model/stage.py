@@ -15,6 +15,7 @@ from equilibrate_core.artifacts import MANIFEST, write_json
 from equilibrate_core.chat import end_of_turn
 from equilibrate_core.errors import ModelError
 from equilibrate_core.gguf import convert_gguf
+from equilibrate_core.hub import hub_errors, hub_revision, parse_hub_uri
 from equilibrate_core.models import check_model_folder, load_tokenizer
 from equilibrate_core.small_model import small_model
 from equilibrate_core.stage import Metrics, stage_main, start_stage
@@ -72,19 +73,19 @@ def _source(config: ImportModelConfig) -> Generator[Path]:
 
 
 def _download_from_hub(config: ImportModelConfig, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    """Fetch a repository at one commit: all its files, whatever is pushed meanwhile."""
+    uri = f"{config.uri}@{config.revision}" if config.revision else config.uri
+    commit = hub_revision(uri, "model")
+    logger.info("%s: commit %s", uri, commit)
+    with hub_errors(uri):
+        from huggingface_hub import snapshot_download
 
-    try:
         snapshot_download(
-            config.uri.removeprefix("hf://"),
-            revision=config.revision,
+            parse_hub_uri(uri).repo,
+            revision=commit,
             local_dir=folder,
             ignore_patterns=list(_not_copied(config)),
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ModelError(f"{config.uri}: the hub did not give it: {first_line}") from error
 
 
 def _not_copied(config: ImportModelConfig) -> tuple[str, ...]:

@@ -60,9 +60,16 @@ def record_run(
     if resolved and resolved["news"] == "changed" and record["outcome"] == "succeeded":
         done = {"run": run_name, "run_id": run_id, "ended": record["ended"]}
         done |= {key: resolved[key] for key in ("fingerprint", "inputs")}
+        done["published"] = _published(resolved.get("published_uri", ""))
         write_json_object(f"{prefix}/completed/{config.pipeline}.json", done)
     logger.info("%s: %s", uri, record["outcome"])
     return uri
+
+
+def _published(uri: str) -> str | None:
+    """The model that is published when a run ends; None tells the next one that none is missing."""
+    latest = read_json_object(f"{uri}/latest.json") if uri else None
+    return str(latest["uri"]) if latest else None
 
 
 def _delete_train_jobs(config: RecordRunConfig, run_id: str) -> None:

@@ -40,6 +40,7 @@ def find_news(config: ResolveInputsConfig, digests: str, *, run_id: str, setting
         "reason": reason,
         "fingerprint": fingerprint,
         "inputs": json.loads(digests),
+        "published_uri": config.published_uri,
         "resolved": datetime.now(UTC).isoformat(),
     }
     write_json_object(f"{config.records_uri.rstrip('/')}/inputs/{run_id}.json", record)
@@ -58,14 +59,21 @@ def _reason(config: ResolveInputsConfig, digests: dict[str, str], fingerprint: s
         return f"changed inputs: {', '.join(changed)}"
     if last["fingerprint"] != fingerprint:
         return "the settings or the code changed"
-    return damage(config.published_uri)
+    if not config.published_uri:
+        return ""
+    # A record from before `published` was kept does not say that nothing was.
+    return damage(config.published_uri, was_published=last.get("published", "") is not None)
 
 
-def damage(published_uri: str) -> str:
-    """What is missing or altered of the model that `latest.json` names; empty when it is whole."""
-    latest = read_json_object(f"{published_uri}/latest.json") if published_uri else None
+def damage(published_uri: str, *, was_published: bool) -> str:
+    """What is missing or altered of the model that `latest.json` names; empty when it is whole.
+
+    Without one that is so as well where nothing `was_published`: the gate refused.
+    """
+    latest = read_json_object(f"{published_uri}/latest.json")
     if latest is None:
-        return ""  # nothing was ever published here: the gate refused
+        gone = f"the published model is damaged: {published_uri}/latest.json is gone"
+        return gone if was_published else ""
     manifest = read_json_object(f"{latest['uri']}/{MANIFEST}")
     if manifest is None:
         return f"the published model is damaged: {latest['uri']}/{MANIFEST} is gone"

@@ -2,7 +2,12 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -123,3 +128,97 @@ def test_an_altered_conversion_is_not_used(tmp_path: Path, monkeypatch: pytest.M
     (folder / "config.json").write_text("{}")
     assert small_model() == tmp_path / GGUF
     assert convert_small_model() == small_model() == folder
+
+
+FIRST, PUSHED = "a" * 40, "b" * 40
+IMPORT = """
+import sys
+from types import SimpleNamespace
+from components.import_model.config import ImportModelConfig
+from components.import_model.stage import import_model
+from equilibrate_core.launch import launch
+config, input_digests, target = sys.argv[1:]
+metrics = SimpleNamespace(path=f"{target}.metrics", log_metric=lambda *_: None)
+base_model = SimpleNamespace(path=target)
+launch(import_model, ImportModelConfig, config, metrics,
+       input_digests=input_digests, base_model=base_model)
+"""
+
+
+class ModelHub(BaseHTTPRequestHandler):
+    """A hub with one model, whose branch was pushed to: another README at either commit."""
+
+    protocol_version = "HTTP/1.1"
+    folder: ClassVar[Path]
+    read: ClassVar[list[str]]
+    """Revisions that files were asked for at."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        files = sorted(file for file in self.folder.iterdir())
+        commits = {"main": PUSHED, FIRST: FIRST, PUSHED: PUSHED}
+        parts = path.strip("/").split("/")
+        if parts[:4] == ["api", "models", "org", "tiny"] and parts[4:5] == ["tree"]:
+            self.read.append(parts[5])
+            sizes = {file.name: file.stat().st_size for file in files} | {"README.md": len(FIRST)}
+            entries = [
+                {"type": "file", "path": name, "size": size, "oid": f"{parts[5][0]}-{name}"}
+                for name, size in sizes.items()
+            ]
+            return self.answer(json.dumps(entries).encode(), {})
+        if parts[:4] == ["api", "models", "org", "tiny"]:
+            commit = commits[parts[5] if parts[4:5] == ["revision"] else "main"]
+            siblings = [{"rfilename": file.name} for file in files]
+            about = {"id": "org/tiny", "sha": commit, "siblings": siblings, "tags": []}
+            return self.answer(json.dumps(about).encode(), {})
+        if parts[:3] != ["org", "tiny", "resolve"]:
+            return self.answer(b"{}", {}, 404)
+        asked, name = parts[3:]
+        self.read.append(asked)
+        commit = commits[asked]
+        content = commit.encode() if name == "README.md" else (self.folder / name).read_bytes()
+        headers = {"ETag": f'"{commit[0]}-{name}"', "X-Repo-Commit": commit}
+        return self.answer(content, headers)
+
+    do_HEAD = do_GET
+
+    def answer(self, body: bytes, headers: dict[str, str], code: int = 200) -> None:
+        self.send_response(code)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("digest", "expected"), [(FIRST, FIRST), (None, PUSHED)])
+def test_a_branch_is_read_at_the_commit_that_the_run_began_with(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    digest: str | None,
+    expected: str,
+) -> None:
+    shutil.copytree(
+        tiny_model, tmp_path / "hub", ignore=shutil.ignore_patterns("manifest.json", "metrics.json")
+    )
+    (tmp_path / "hub" / "README.md").touch()
+    ModelHub.folder, ModelHub.read = tmp_path / "hub", []
+    before = {"hf://org/tiny@main": f"hf:{digest}"} if digest else {}
+    config = json.dumps({"uri": "hf://org/tiny", "revision": "main"})
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), ModelHub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        arguments = [config, json.dumps(before), str(tmp_path / "base")]
+        command = [sys.executable, "-c", IMPORT, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert set(ModelHub.read) == {expected}
+    assert (tmp_path / "base" / "README.md").read_text() == expected
+    assert read_manifest(tmp_path / "base").stage == "import_model"

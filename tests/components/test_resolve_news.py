@@ -103,7 +103,7 @@ def test_changed_settings_are_news(weekly: Weekly) -> None:
     assert weekly.reason() == "the settings or the code changed"
 
 
-@pytest.mark.parametrize("harm", ["deleted", "altered", "manifest"])
+@pytest.mark.parametrize("harm", ["deleted", "altered", "manifest", "latest"])
 def test_a_damaged_publication_is_made_good(weekly: Weekly, tmp_path: Path, harm: str) -> None:
     weekly.resolve()
     uri = weekly.publish(tmp_path)
@@ -111,11 +111,42 @@ def test_a_damaged_publication_is_made_good(weekly: Weekly, tmp_path: Path, harm
     assert weekly.resolve() == NOTHING_NEW
     if harm == "altered":
         connect().put_object(**place(f"{uri}/weights"), Body=b"wEights")
+    elif harm == "latest":
+        connect().delete_object(**place(f"{weekly.bucket}/models/weekly/latest.json"))
     else:
         name = "manifest.json" if harm == "manifest" else "weights"
         connect().delete_object(**place(f"{uri}/{name}"))
     assert weekly.resolve() == CHANGED
     assert "the published model is damaged" in weekly.reason()
+
+
+def test_a_cleaned_bucket_is_news_until_a_run_has_completed_again(
+    weekly: Weekly, tmp_path: Path
+) -> None:
+    weekly.resolve()
+    uri = weekly.publish(tmp_path)
+    weekly.end()
+    latest = f"{weekly.bucket}/models/weekly/latest.json"
+    for gone in (f"{uri}/weights", f"{uri}/manifest.json", latest):
+        connect().delete_object(**place(gone))
+    assert [weekly.resolve(), weekly.resolve()] == [CHANGED, CHANGED]
+    assert f"{latest} is gone" in weekly.reason()
+    weekly.end()  # the gate refused this time: nothing was published, and nothing is missing
+    assert weekly.resolve() == NOTHING_NEW
+
+
+def test_a_record_that_does_not_say_what_was_published_is_no_reason_to_skip(
+    weekly: Weekly,
+) -> None:
+    weekly.resolve()
+    weekly.end()
+    completed = f"{weekly.records}/completed/weekly.json"
+    record = read_json_object(completed)
+    assert record is not None and record.pop("published") is None
+    write_json_object(completed, record)
+    assert weekly.resolve() == CHANGED
+    weekly.end()
+    assert weekly.resolve() == NOTHING_NEW
 
 
 def test_a_file_that_was_published_under_another_name_is_no_damage(

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,3 +198,38 @@ def test_child_that_dies_early_raises(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sandbox, "CHILD", _child_that(tmp_path, "sys.exit(7)"))
     with pytest.raises(SandboxError, match="code 7"):
         run_program("x = 1", LIMITS)
+
+
+def children_of(pid: int) -> list[Path]:
+    """Folders in /proc of a process's children that run."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+        except OSError:  # it has ended
+            continue
+        if fields["PPid"] == str(pid) and fields["State"][0] not in "ZX":
+            found.append(status.parent)
+    return found
+
+
+def test_program_ends_with_the_stage_that_was_killed() -> None:
+    """It sleeps, so that no limit on processor time ends it, and has left the stage's session."""
+    code = (
+        "from components.score_benchmarks.sandbox import Limits, run_program\n"
+        "run_program('import time; time.sleep(600)', Limits(cpu_s=2, wall_s=600, memory_mb=512))"
+    )
+    root = Path(__file__).parents[2]
+    deadline = time.monotonic() + 60
+    with subprocess.Popen([sys.executable, "-c", code], cwd=root) as stage:
+        programs: list[Path] = []
+        while not programs:  # behind its walls
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+            children = children_of(stage.pid)
+            programs = [p for p in children if "Seccomp:\t2" in (p / "status").read_text()]
+        stage.kill()
+    (program,) = programs
+    while program.exists() and (program / "cmdline").read_bytes():  # empty of one nobody waited for
+        assert time.monotonic() < deadline, "the program goes on"
+        time.sleep(0.02)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from equilibrate_core.checkpoint_store import Store, open_store
+from equilibrate_core import lease, s3
+from equilibrate_core.checkpoint_store import LocalStore, Store, open_store
 from equilibrate_core.errors import StageError
-from equilibrate_core.lease import NAME, Lease
+from equilibrate_core.lease import MAX_REFUSALS, NAME, Lease
 
 pytest_plugins = ["tests.s3_store"]
 
@@ -96,3 +97,49 @@ def test_a_holder_whose_lease_was_taken_notices_and_does_not_take_it_back(tmp_pa
                 time.sleep(0.02)
     assert (store.read(NAME) or (b"",))[0] == b'{"owner": "thief"}'
     assert content
+
+
+class Vanishing(LocalStore):
+    """A folder whose lease is removed between every refusal and the look at it."""
+
+    def __init__(self, uri: str, times: int) -> None:
+        super().__init__(uri)
+        self.times, self.writes = times, 0
+
+    def put_if_absent(self, name: str, content: bytes) -> str | None:
+        self.writes += 1
+        if self.writes <= self.times:
+            return None
+        return super().put_if_absent(name, content)
+
+
+def test_a_lease_that_goes_while_it_is_looked_at_is_taken(tmp_path: Path) -> None:
+    store = Vanishing(str(tmp_path), times=3)
+    with Lease(store).held() as held:
+        assert json.loads((store.read(NAME) or (b"{}",))[0])["owner"] == held.owner
+    assert store.writes == 4
+
+
+def test_a_lease_that_never_stays_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "PAUSE_S", 0.001)
+    store = Vanishing(str(tmp_path), times=10**9)
+    with pytest.raises(StageError, match=r"lease\.json: was taken or removed by others"):
+        Lease(store)._acquire()
+    assert store.writes == MAX_REFUSALS + 1
+
+
+def test_an_object_that_goes_while_it_is_read_is_none(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"{bucket}/store")
+    store.put_if_absent(NAME, b"{}")
+    real = s3.read_object
+
+    def late(uri: str) -> tuple[bytes, str]:
+        s3.remove_folder(f"{bucket}/store")
+        return real(uri)
+
+    monkeypatch.setattr(s3, "read_object", late)
+    assert store.read(NAME) is None

@@ -1,13 +1,20 @@
 """Models on a shared volume: weights once, the artifact still sealed."""
 
+import json
+import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from equilibrate_core.artifacts import verify_artifact
+from equilibrate_core.config import StageConfig
 from equilibrate_core.errors import ArtifactError
+from equilibrate_core.launch import launch
 from equilibrate_core.model_cache import CACHE_VARIABLE, shelve, unshelve
+from equilibrate_core.stage import Metrics
 
 
 @pytest.fixture
@@ -66,3 +73,89 @@ def test_an_altered_copy_on_the_volume_is_noticed(artifact: Path, volume: Path) 
 
 def test_other_folders_are_left_alone(tmp_path: Path, volume: Path) -> None:
     assert unshelve(tmp_path / "an output to come") == tmp_path / "an output to come"
+
+
+def harm(folder: Path, how: str) -> None:
+    (weights,) = folder.glob("*.safetensors")
+    if how == "altered":
+        weights.write_bytes(b"0" * weights.stat().st_size)
+    elif how == "cut":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif how == "gone":
+        weights.unlink()
+    else:
+        (folder / "manifest.json").write_text("{")
+
+
+@pytest.mark.parametrize("how", ["altered", "cut", "gone", "manifest"])
+def test_a_damaged_shelf_is_replaced_by_the_next_import(
+    artifact: Path, volume: Path, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = Path(shutil.copytree(artifact, tmp_path / "again"))
+    digest = verify_artifact(artifact).digest
+    shelve(artifact)
+    harm(unshelve(artifact), how)
+    with caplog.at_level(logging.WARNING):
+        shelve(again)
+    assert "it is replaced by what was imported now" in caplog.text
+    assert verify_artifact(unshelve(again)).digest == digest
+    assert [path.name for path in volume.iterdir()] == [f"sha256-{digest}"]
+    assert not list(again.glob("*.safetensors"))
+
+
+def test_a_sound_shelf_is_left_as_it_is(artifact: Path, volume: Path, tmp_path: Path) -> None:
+    second = Path(shutil.copytree(artifact, tmp_path / "second"))
+    shelve(artifact)
+    before = unshelve(artifact).stat().st_ino
+    shelve(second)
+    assert unshelve(second).stat().st_ino == before
+
+
+def measure(config: StageConfig, *, base_model: Path) -> Metrics:
+    verify_artifact(base_model)
+    return {}
+
+
+def launched(artifact: Path, tmp_path: Path) -> None:
+    metrics: Any = SimpleNamespace(path=str(tmp_path / "metrics"), log_metric=lambda *_: None)
+    base_model = SimpleNamespace(path=str(artifact))
+    launch(measure, StageConfig, json.dumps({}), metrics, base_model=base_model)
+
+
+def test_a_task_that_meets_a_damaged_shelf_sets_it_aside_and_says_what_brings_it_back(
+    artifact: Path, volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shelve(artifact)
+    launched(artifact, tmp_path)
+    harm(unshelve(artifact), "altered")
+    with pytest.raises(SystemExit) as ended:
+        launched(artifact, tmp_path)
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert "content differs from its manifest" in shown and "raise kubeflow.cache_epoch" in shown
+    assert not list(volume.iterdir())
+
+
+def test_a_volume_that_cannot_be_written_is_no_other_error(
+    artifact: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shelve(artifact)
+    harm(unshelve(artifact), "cut")
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("os.rename", refuse)  # root may write anywhere
+    with pytest.raises(SystemExit):
+        launched(artifact, tmp_path)
+    assert "raise kubeflow.cache_epoch" in capsys.readouterr().err
+
+
+def test_an_error_that_no_shelf_is_to_blame_for_stays_as_it_is(
+    artifact: Path, volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (artifact / "config.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        launched(artifact, tmp_path)
+    assert "config.json: content differs" in capsys.readouterr().err

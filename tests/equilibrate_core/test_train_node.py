@@ -1,9 +1,12 @@
 """The real path of a training over two nodes, its pods being processes of this machine."""
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +130,95 @@ def test_a_node_tells_what_stopped_it(bucket: str, capsys: pytest.CaptureFixture
     assert record is not None and record["kind"] == "UserError"
     assert f"{bucket}/absent: nothing there" in record["message"]
     assert record["message"] in capsys.readouterr().err
+
+
+def fated_nodes(bucket: str, fate: str, number: int, tmp_path: Path) -> list[subprocess.Popen[str]]:
+    """Nodes of one process each, that of rank 1 with this fate."""
+    port = str(free_port())
+    arguments = ["--stage", "tests.equilibrate_core.lost_peer_stage"]
+    arguments += ["--config", json.dumps({"fate": fate})]
+    arguments += ["--output", f"target={bucket}/out", "--result", f"{bucket}/out.job"]
+    nodes = []
+    for rank in range(number):
+        told = {
+            "PET_NNODES": str(number),
+            "PET_NODE_RANK": str(rank),
+            "PET_NPROC_PER_NODE": "1",
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": port,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+        log = (tmp_path / f"node-{rank}.log").open("w")
+        nodes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.equilibrate_core.hasty_node", *arguments],
+                env=os.environ | told,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        log.close()
+    return nodes
+
+
+@pytest.mark.parametrize(
+    ("fate", "codes", "says"),
+    [
+        # The runtime's rules start again what ends with 75 only.
+        ("killed", [75, -signal.SIGKILL], "one was lost, all start again"),
+        ("errs", [1, 2], "node 1 failed: a row that cannot be used"),
+        ("crashes", [1, 1], "node 1 failed: tests.equilibrate_core.lost_peer_stage: torchrun"),
+    ],
+)
+def test_a_node_that_lost_another_one_starts_again_unless_that_one_had_an_error(
+    bucket: str, tmp_path: Path, fate: str, codes: list[int], says: str
+) -> None:
+    nodes = fated_nodes(bucket, fate, 2, tmp_path)
+    ended = [node.wait(timeout=180) for node in nodes]
+    shown = [(tmp_path / f"node-{rank}.log").read_text() for rank in (0, 1)]
+    assert ended == codes, "\n".join(shown)
+    assert "another process of this training went away" in shown[0]
+    assert says in shown[0]
+    if fate == "crashes":
+        assert "process 1 with 9" in shown[1]
+    told = read_json_object(f"{bucket}/out.job/error-00000.json")
+    assert told is None, "the launching task would show this node's error for the other's"
+
+
+def wait_for(path: Path, text: str, node: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while text not in path.read_text():
+        assert node.poll() is None and time.monotonic() < deadline, path.read_text()
+        time.sleep(0.05)
+
+
+def test_a_node_told_to_stop_before_its_training_begins_ends_as_preempted(
+    bucket: str, tmp_path: Path
+) -> None:
+    (node,) = fated_nodes(bucket, "waits", 1, tmp_path)
+    wait_for(tmp_path / "node-0.log", "begun", node)
+    node.terminate()
+    assert node.wait(timeout=60) == 75, (tmp_path / "node-0.log").read_text()
+    assert read_json_object(f"{bucket}/out.job/error-00000.json") is None
+
+
+def test_a_node_told_to_stop_while_it_downloads_ends_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes a call and never answers
+        arguments = ["--stage", "none", "--config", "{}", "--input", "pairs=s3://bucket/pairs"]
+        arguments += ["--output", "scorer=s3://bucket/out"]
+        arguments += ["--result", "s3://bucket/out.job"]
+        keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with (tmp_path / "log").open("w") as log:
+            node = subprocess.Popen(
+                [sys.executable, "-m", "equilibrate_core.train_node", *arguments],
+                env=os.environ | keys | {"AWS_ENDPOINT_URL_S3": endpoint, "PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        wait_for(tmp_path / "log", "fetching pairs", node)
+        node.terminate()
+        assert node.wait(timeout=20) == 75, (tmp_path / "log").read_text()

@@ -96,6 +96,61 @@ def test_validate_offline_says_the_file_is_sound(
     assert "valid run 'laptop'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "path", sorted(Path(LAPTOP).parent.glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_validate_offline_takes_every_run_file_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: Path
+) -> None:
+    assert call(monkeypatch, "validate", "--config", str(path), "--offline") == 0
+    assert f"valid run {path.stem!r}" in capsys.readouterr().out
+
+
+def judged_by(url: str, folder: Path) -> str:
+    """A run file without sources to reach, whose judge is a server with a key."""
+    values = yaml.safe_load(Path(LAPTOP).read_text())
+    values["import_model"] = {"uri": str(folder)}
+    server = {"backend": "endpoint", "endpoint_url": url, "endpoint_model": "judge"}
+    values["classify_prompts"] = {"judge": server | {"api_key_env": "NO_SUCH_JUDGE_KEY"}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(values))
+    return str(folder / "run.yaml")
+
+
+@pytest.mark.parametrize(
+    "host", ["equilibrate-judge", "judge.nowhere.svc", "judge.nowhere.svc.cluster.local"]
+)
+def test_validate_outside_a_cluster_warns_of_a_judge_inside_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, host: str
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    path = judged_by(f"http://{host}:8000/v1", tmp_path)
+    assert call(monkeypatch, "validate", "--config", path) == 0
+    shown = capsys.readouterr()
+    assert f"warning: classify_prompts.judge: http://{host}:8000/v1/models is an addr" in shown.err
+    assert "judge_responses.judge: in-process" in shown.out
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert call(monkeypatch, "validate", "--config", path) == 2
+    monkeypatch.setenv("NO_SUCH_JUDGE_KEY", "x")
+    assert call(monkeypatch, "validate", "--config", path) == 2
+    assert "no answer" in capsys.readouterr().err
+
+
+def test_validate_does_not_excuse_a_judge_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    for url in ("http://127.0.0.1:9/v1", "http://localhost:9/v1"):
+        path = judged_by(url, tmp_path)
+        monkeypatch.delenv("NO_SUCH_JUDGE_KEY", raising=False)
+        assert call(monkeypatch, "validate", "--config", path) == 2
+        assert "NO_SUCH_JUDGE_KEY is not set" in capsys.readouterr().err
+        monkeypatch.setenv("NO_SUCH_JUDGE_KEY", "x")
+        assert call(monkeypatch, "validate", "--config", path) == 2
+        assert "no answer" in capsys.readouterr().err
+
+
 def test_validate_warns_of_processes_without_an_accelerator_each(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -256,7 +256,8 @@ def test_a_run_without_news_ends_after_one_task(tmp_path: Path) -> None:
     assert ended["outcome"] == "failed" and ended["duration_s"] > 0
     assert not (records / "completed").exists()
     (records / "completed").mkdir()
-    shutil.copy(note, records / "completed" / "careful.json")
+    completed = json.loads(note.read_text()) | {"published": None}
+    (records / "completed" / "careful.json").write_text(json.dumps(completed))
     again = run_locally(config, tmp_path / "runs")
     assert ran(again) == {"resolve-inputs", "record-run"}
     assert again.summary == ["nothing new since the last completed run"]

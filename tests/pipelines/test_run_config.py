@@ -12,8 +12,11 @@ from kfp import compiler
 from equilibrate_core.config import parse_config
 from equilibrate_core.errors import ConfigError
 from pipelines.alignment import alignment_pipeline
+from pipelines.kubeflow_config import StageName
 from pipelines.run_config import RunConfig, load_run
 from pipelines.sections import sections
+from pipelines.submit import compile_run
+from pipelines.validation import local_store_gaps
 
 CONFIGS = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.yaml"))
 LAPTOP = next(path for path in CONFIGS if path.name == "laptop.yaml")
@@ -35,6 +38,31 @@ def test_every_run_file_loads_and_compiles(path: Path, tmp_path: Path) -> None:
     for cluster in (False, True):
         spec = compiled(load_run(path), tmp_path, cluster=cluster)
         assert spec["pipelineInfo"]["name"] == load_run(path).name
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_the_clusters_run_file_is_what_the_sizing_computes_and_leaves_nothing_to_warn_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = load_run(LAPTOP.with_name("llama3-8b.yaml"))
+    text = compile_run(run).text
+    assert not [r for r in caplog.records if r.name.startswith("pipelines")]
+    assert local_store_gaps(run) == [] and not run.local.object_store
+    trainings = [*vars(run.train_scorer).values(), run.train_policy]
+    for training in trainings:
+        assert (training.num_nodes, training.num_processes) == (1, 8)
+        loop = training.training
+        assert (loop.precision, loop.zero_stage, loop.micro_batch_size) == ("bfloat16", 2, 8)
+        assert loop.gradient_checkpointing and str(loop.checkpoint_uri).startswith("s3://")
+    stages: list[tuple[StageName, int]] = [
+        ("import_data", 0), ("classify_prompts", 0), ("train_scorer", 8), ("train_policy", 8),
+        ("generate_responses", 1), ("score_tokens", 1), ("judge_responses", 1),
+    ]  # fmt: skip
+    for stage, accelerators in stages:
+        assert run.kubeflow.resources(stage).accelerators == accelerators, stage
+    assert all(f"equilibrate-{secret}" in text for secret in ("s3", "judge", "hub"))
+    gate = run.write_report.gate.model_dump()
+    assert None not in gate.values() and not run.write_report.is_sample
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

@@ -18,7 +18,15 @@ from pipelines.cli import main
 from pipelines.kubeflow_api import ApiError, connect
 from pipelines.kubeflow_config import KubeflowConfig, Resources
 from pipelines.run_config import RunConfig, load_run
-from pipelines.submit import Target, compile_run, parse_parameters, submit, upload, wait
+from pipelines.submit import (
+    NotFollowed,
+    Target,
+    compile_run,
+    parse_parameters,
+    submit,
+    upload,
+    wait,
+)
 from tests.kfp_api import KfpApi, kfp_api
 from tests.pipelines.golden_pipeline import FOLDER
 
@@ -193,6 +201,59 @@ def test_waiting_outlives_an_api_server_that_is_replaced(kubeflow: KfpApi) -> No
     run = submit(api, RUN, TARGET)
     kubeflow.failures = [500, 500, 500]
     assert wait(api, run["run_id"], lambda line: None, poll_s=0.01)
+
+
+def test_waiting_outlives_a_token_that_is_renewed_in_its_file(
+    kubeflow: KfpApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mounted = tmp_path / "token"
+    mounted.write_text("first")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(mounted))
+    monkeypatch.setenv("KFP_TOKEN", "expired long ago")
+    kubeflow.token, api = "first", connect(kubeflow.host)
+    run = submit(api, RUN, TARGET)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 1:
+            kubeflow.token = "second"  # the first has expired
+        if len(pauses) == 3:
+            mounted.write_text("second")
+
+    monkeypatch.setattr("time.sleep", pause)
+    assert wait(api, run["run_id"], lambda line: None)
+
+
+def test_a_token_that_expires_for_good_is_no_mistake_and_the_run_can_be_followed_again(
+    kubeflow: KfpApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KFP_TOKEN", "s3cr3t")
+    kubeflow.token, kubeflow.looks_until_expiry = "s3cr3t", 2
+    kubeflow.states = ["RUNNING"] * 3 + ["SUCCEEDED"]
+    host = ["--host", kubeflow.host, "--poll-s", "0.01"]
+    assert call(monkeypatch, "submit", "-c", RUN_FILE, "--wait", *host) == 3
+    (run,) = kubeflow.stored["run"]
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(shown) == 1 and "the token has expired" in shown[0]
+    assert f"Run {run} goes on" in shown[0] and f"`equilibrate follow {run}`" in shown[0]
+    assert f"{kubeflow.host}/#/runs/details/{run}" in shown[0]
+    kubeflow.looks_until_expiry = None
+    assert call(monkeypatch, "follow", run, *host) == 0
+    assert f"{run}: succeeded" in capsys.readouterr().out
+
+
+def test_an_api_that_stays_away_does_not_make_the_run_a_failure(kubeflow: KfpApi) -> None:
+    api = connect(kubeflow.host)
+    run = submit(api, RUN, TARGET)
+    kubeflow.refusals = {f"GET /runs/{run['run_id']}": 500}
+    with pytest.raises(NotFollowed, match="goes on"):
+        wait(api, run["run_id"], lambda line: None, poll_s=0.001)
+
+
+def test_a_run_that_is_not_there_is_not_said_to_go_on(kubeflow: KfpApi) -> None:
+    with pytest.raises(ApiError, match="404: ResourceNotFoundError"):
+        wait(connect(kubeflow.host), "no-such-run", lambda line: None, poll_s=0.01)
 
 
 def test_without_waiting_the_command_ends_at_once(
