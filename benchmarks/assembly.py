@@ -1,9 +1,11 @@
 """assemble_dataset on a million prompts with planted duplicates: time, memory, recall, precision.
 
-    python benchmarks/assembly.py [--prompts 1000000] [--peer-rows 5000]
+    python benchmarks/assembly.py [--prompts 1000000] [--peer-rows 5000] [--templated-only]
 
 Prompts are random sentences; one in seven is an earlier one with a word changed. Every prompt in
-four has a pair. The stage runs in processes of its own, at a tenth of the size and at full size.
+four has a pair. The stage runs in processes of its own, at a tenth of the size and at full size;
+at a tenth also on templated prompts: a long instruction, the same for all, before a few random
+words, so that any two are alike to some 0.67 (no suites there: like one is like all).
 The peer is datasketch's MinHashLSH (128 permutations, threshold 0.8) over the same shingles; where
 datasketch is not installed, that line says so.
 """
@@ -25,20 +27,31 @@ import polars as pl
 import pyarrow as pa
 
 from components.assemble_dataset.config import AssembleDatasetConfig
-from components.assemble_dataset.near_duplicates import duplicate_of
-from components.assemble_dataset.shingling import jaccard, normalised, shingles
+from components.assemble_dataset.near_duplicates import duplicate_of, near_duplicates
+from components.assemble_dataset.normalising import normalised
+from components.assemble_dataset.shingling import jaccard, shingles
 from components.assemble_dataset.stage import assemble_dataset
 from equilibrate_core.artifacts import StageRun
 from equilibrate_core.records import CATEGORIES, LabelledPrompt, Pair, Record, digest
 from equilibrate_core.tables import ROWS_PER_FILE, TableWriter, arrow_schema, dataset_draft
 
 RUN = StageRun(stage="benchmark", config={}, seed=0, code_version="benchmark", inputs={})
-COPY_EVERY, PAIR_EVERY, NUM_WORDS = 7, 4, 14
+COPY_EVERY, PAIR_EVERY = 7, 4
+NUM_WORDS = {False: 14, True: 5}
+INSTRUCTION = (
+    "You are the assistant of a small town library. Read the note of a visitor below with care, "
+    "and answer it in two or three friendly sentences. The note says: "
+)
 PARTS = ("scorer_pairs", "train_pairs", "eval_pairs")
 
 
-def texts(number: int) -> Iterator[tuple[str, int]]:
+def texts(number: int, *, templated: bool = False) -> Iterator[tuple[str, int]]:
     """Texts, and the index of the text each was copied from (-1 for originals)."""
+    for text, origin in _sentences(number, NUM_WORDS[templated]):
+        yield INSTRUCTION * templated + text, origin
+
+
+def _sentences(number: int, num_words: int) -> Iterator[tuple[str, int]]:
     rng = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
     vocabulary = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(30_000)]
@@ -47,19 +60,19 @@ def texts(number: int) -> Iterator[tuple[str, int]]:
         if i % COPY_EVERY == COPY_EVERY - 1:
             origin, text = recent[rng.randrange(len(recent))]
             words = text.split()
-            words[rng.randrange(NUM_WORDS)] = rng.choice(vocabulary)
+            words[rng.randrange(num_words)] = rng.choice(vocabulary)
             yield " ".join(words), origin
             continue
-        text = " ".join(rng.choices(vocabulary, k=NUM_WORDS))
+        text = " ".join(rng.choices(vocabulary, k=num_words))
         recent.append((i, text))
         if len(recent) > 50_000:
             recent = recent[25_000:]
         yield text, -1
 
 
-def write_inputs(folder: Path, number: int) -> None:
+def write_inputs(folder: Path, number: int, *, templated: bool) -> None:
     """The stage's two inputs, with ids that keep the order of the texts."""
-    rows = enumerate(texts(number))
+    rows = enumerate(texts(number, templated=templated))
     with (
         dataset_draft(RUN, folder / "labelled", LabelledPrompt) as labelled,
         dataset_draft(RUN, folder / "pairs", Pair) as pairs,
@@ -67,7 +80,8 @@ def write_inputs(folder: Path, number: int) -> None:
         TableWriter(pairs.path, Pair) as pair_writer,
     ):
         while chunk := [(i, text) for i, (text, _) in islice(rows, ROWS_PER_FILE)]:
-            prompt_writer.write(_table(LabelledPrompt, [_prompt(i, text) for i, text in chunk]))
+            prompts = [_prompt(i, text) | {"suite": _suite(i, templated)} for i, text in chunk]
+            prompt_writer.write(_table(LabelledPrompt, prompts))
             few = [_pair(i, text) for i, text in chunk if i % PAIR_EVERY == 1]
             pair_writer.write(_table(Pair, few))
     # Sealed when the drafts close: row counts are not needed by the stage.
@@ -78,7 +92,6 @@ def _prompt(i: int, text: str) -> dict[str, object]:
         "id": f"{i:024x}",
         "messages": [{"role": "user", "content": text}],
         "source": f"source{i % 5}",
-        "suite": "harmful" if i % 1000 == 0 else None,
         "references": [],
         "metadata": [],
         "category": CATEGORIES[i % 4],
@@ -87,6 +100,10 @@ def _prompt(i: int, text: str) -> dict[str, object]:
         "status": "scored",
         "judge": "benchmark",
     }
+
+
+def _suite(i: int, templated: bool) -> str | None:
+    return "harmful" if i % 1000 == 0 and not templated else None
 
 
 def _pair(i: int, text: str) -> dict[str, object]:
@@ -119,29 +136,36 @@ def run_stage(folder: Path) -> None:
     print(json.dumps({"seconds": time.perf_counter() - started, "peak_gb": peak / 1e9}))
 
 
-def measure_stage(number: int) -> dict[str, float]:
+def measure_stage(number: int, *, templated: bool = False) -> dict[str, float]:
     """The stage on `number` prompts in a process of its own."""
     with TemporaryDirectory() as name:
-        write_inputs(Path(name), number)
+        write_inputs(Path(name), number, templated=templated)
         command = [sys.executable, __file__, "--stage-on", name]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_quality(number: int) -> tuple[float, float, int]:
-    """Recall of planted duplicates of Jaccard >= 0.8, precision of all that goes, planted ones."""
-    rows = list(texts(number))
+def print_quality(number: int, *, templated: bool) -> None:
+    """Recall of planted duplicates of Jaccard >= 0.8, precision of all that goes, time and work."""
+    rows = list(texts(number, templated=templated))
     plain = normalised(pl.Series([text for text, _ in rows]))
-    owners = duplicate_of(plain, threshold=0.8)
+    started = time.perf_counter()
+    found = near_duplicates(plain, threshold=0.8)
+    seconds = time.perf_counter() - started
     folded = plain.to_list()
     planted = [
         i for i, (_, o) in enumerate(rows) if o >= 0 and jaccard(folded[i], folded[o]) >= 0.8
     ]
-    goes = owners >= 0
-    found = sum(bool(goes[i] or goes[rows[i][1]]) for i in planted)
+    goes = found.owner >= 0
+    met = sum(bool(goes[i] or goes[rows[i][1]]) for i in planted)
     (gone,) = np.nonzero(goes)
-    right = sum(jaccard(folded[i], folded[owners[i]]) >= 0.8 for i in gone.tolist())
-    return found / len(planted), right / max(len(gone), 1), len(planted)
+    right = sum(jaccard(folded[i], folded[found.owner[i]]) >= 0.8 for i in gone.tolist())
+    kind = "templated" if templated else "random"
+    print(
+        f"{number} {kind}: {len(planted)} planted, recall {met / len(planted):.4f}, precision "
+        f"{right / max(len(gone), 1):.4f}; {seconds:.1f} s, {found.num_compared} pairs compared, "
+        f"{found.num_cut_short} searches cut short"
+    )
 
 
 def measure_peer(number: int) -> str:
@@ -169,18 +193,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=1_000_000)
     parser.add_argument("--peer-rows", type=int, default=20_000, help="rows given to datasketch")
+    parser.add_argument("--templated-only", action="store_true", help="leave the large run out")
     parser.add_argument("--stage-on", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stage_on:
         run_stage(arguments.stage_on)
         return
-    small, large = (measure_stage(n) for n in (arguments.prompts // 10, arguments.prompts))
-    for number, figures in ((arguments.prompts // 10, small), (arguments.prompts, large)):
-        print(f"{number} prompts: {figures['seconds']:.1f} s, peak {figures['peak_gb']:.2f} GB")
-    print(f"growth over ten times the rows: {large['seconds'] / small['seconds']:.1f} times")
-    recall, precision, planted = measure_quality(arguments.prompts // 10)
-    print(f"{planted} planted: recall {recall:.4f}, precision {precision:.4f}")
+    tenth = arguments.prompts // 10
+    small = _print_stage(tenth)
+    _print_stage(tenth, templated=True)
+    for templated in (False, True):
+        print_quality(tenth, templated=templated)
+    if arguments.templated_only:
+        return
+    large = _print_stage(arguments.prompts)
+    print(f"growth over ten times the rows: {large / small:.1f} times")
     print(measure_peer(arguments.peer_rows))
+
+
+def _print_stage(number: int, *, templated: bool = False) -> float:
+    figures = measure_stage(number, templated=templated)
+    kind = "templated" if templated else "random"
+    print(f"{number} {kind}: {figures['seconds']:.1f} s, peak {figures['peak_gb']:.2f} GB")
+    return figures["seconds"]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from components.assemble_dataset.shingling import normalised
+from components.assemble_dataset.normalising import normalised
 from equilibrate_core.errors import DataError
 
 FIELDS = (

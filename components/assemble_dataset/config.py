@@ -53,8 +53,9 @@ class AssembleDatasetConfig(StageConfig):
     eval_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the prompts whose pairs are held out for evaluation."""
     near_duplicate_jaccard: float = Field(default=0.8, gt=0, le=1)
-    """Prompts at least this alike (Jaccard of character 5-grams) count as one; below 0.8 some
-    pairs are not found (at 0.7: one in seven)."""
+    """Prompts at least this alike count as one (Jaccard of character 5-grams; of Chinese, Japanese
+    and Korean, of characters and pairs of them); below 0.8 some pairs are not found (at 0.7: one in
+    seven)."""
     contamination_jaccard: float = Field(default=0.6, gt=0, le=1)
     """Prompts at least this like an evaluation prompt, or that contain one word for word, are left
     out of everything."""

@@ -1,25 +1,34 @@
-"""Near-duplicate texts: proposed by MinHash bands, decided by exact Jaccard of character 5-grams.
+"""Near-duplicate texts: proposed by MinHash bands, decided by an exact search among those proposed.
 
 normalised texts, most precious first -> which earlier text each one repeats. A text goes if it is
 alike one *that stays*, so that a chain of small changes does not swallow texts unlike each other.
 """
 
-from collections import defaultdict
+import logging
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from components.assemble_dataset.shingling import jaccard
-from components.assemble_dataset.sketches import Rows, Sketches, band_keys, signature_rows
+from components.assemble_dataset.set_join import SetJoin
+from components.assemble_dataset.shingle_sets import Ints
+from components.assemble_dataset.sketches import Sketches
 
+log = logging.getLogger(__name__)
 NUM_BANDS = 16
 """16 bands of 6 rows: texts of Jaccard 0.8 meet with probability 0.992, of 0.85 with 0.9994."""
-FEW = 8
-SLACK = 0.2
-"""Candidates whose sketches agree in less than the threshold minus this (about five standard
-deviations) are not compared exactly when there are more than FEW."""
-Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Which texts repeat an earlier one, and what the search for them was."""
+
+    owner: Ints
+    """Index of the text that stays for each text that goes, -1 for those that stay."""
+    num_compared: int = 0
+    """Pairs of texts that were compared shingle by shingle."""
+    num_cut_short: int = 0
+    """Texts that stay although not all that might be like them were looked at (`set_join`)."""
 
 
 def duplicate_of(plain: pl.Series, *, threshold: float) -> Ints:
@@ -27,15 +36,34 @@ def duplicate_of(plain: pl.Series, *, threshold: float) -> Ints:
 
     Of texts at least `threshold` alike the first stays; `plain` holds normalised texts.
     """
+    return near_duplicates(plain, threshold=threshold).owner
+
+
+def near_duplicates(plain: pl.Series, *, threshold: float) -> Duplicates:
+    """`duplicate_of`, with the figures of the search."""
     first = _first_equal(plain)
     (distinct,) = np.nonzero(first == np.arange(len(first)))
-    owner = np.full(len(plain), -1, dtype=np.int64)
     texts = plain.gather(distinct)
-    for i, kept in _alike(texts, threshold).items():
-        owner[distinct[i]] = distinct[kept]
+    (suspects,) = np.nonzero(Sketches(texts).repeated(NUM_BANDS))
+    owner = np.full(len(plain), -1, dtype=np.int64)
+    figures = (0, 0)
+    if len(suspects):
+        join = SetJoin(texts.gather(suspects), threshold)
+        found = np.full(len(suspects), -1, dtype=np.int64)
+        _settle(join, np.arange(len(suspects)), found)
+        goes = found >= 0
+        owner[distinct[suspects[goes]]] = distinct[suspects[found[goes]]]
+        figures = join.num_compared, int((join.cut_short & ~goes).sum())
+    if figures[1]:
+        log.warning(
+            "near-duplicates: %d prompts stay although not all that might be like them were "
+            "compared: too many share most of what they say",
+            figures[1],
+        )
     # A copy follows the text it equals.
     stays = owner[first] == -1
-    return np.where(first == np.arange(len(first)), owner, np.where(stays, first, owner[first]))
+    owner = np.where(first == np.arange(len(first)), owner, np.where(stays, first, owner[first]))
+    return Duplicates(owner, *figures)
 
 
 def _first_equal(plain: pl.Series) -> Ints:
@@ -44,42 +72,19 @@ def _first_equal(plain: pl.Series) -> Ints:
     return first.to_numpy()
 
 
-def _alike(texts: pl.Series, threshold: float) -> dict[int, int]:
-    """For each of these distinct texts that goes, the earlier one that stays."""
-    (suspects,) = np.nonzero(Sketches(texts).repeated(NUM_BANDS))
-    rows = signature_rows(texts.gather(suspects))
-    plain = texts.gather(suspects).to_list()
-    groups = _groups(rows)
-    staying: defaultdict[int, list[int]] = defaultdict(list)
-    found: dict[int, int] = {}
-    for i, (text, own) in enumerate(zip(plain, groups, strict=True)):
-        if not own:
-            continue
-        candidates = sorted({other for group in own for other in staying[group]})
-        if len(candidates) > FEW:
-            candidates = _promising(rows, i, candidates, threshold)
-        match = next((j for j in candidates if jaccard(text, plain[j]) >= threshold), None)
-        if match is not None:
-            found[int(suspects[i])] = int(suspects[match])
-            continue
-        for group in own:
-            staying[group].append(i)
-    return found
+def _settle(join: SetJoin, rows: Ints, owner: Ints) -> Ints:
+    """Find the owners among these texts; returns the texts that stay.
 
-
-def _groups(rows: Rows) -> list[list[int]]:
-    """For each text the bands' buckets, by number, that hold another text too."""
-    groups: list[list[int]] = [[] for _ in rows]
-    start = 0
-    for keys in band_keys(rows, NUM_BANDS).T:
-        _, bucket, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-        (shared,) = np.nonzero(sizes[bucket] > 1)
-        for i, number in zip(shared.tolist(), (bucket[shared] + start).tolist(), strict=True):
-            groups[i].append(number)
-        start += len(sizes)
-    return groups
-
-
-def _promising(rows: Rows, i: int, candidates: list[int], threshold: float) -> list[int]:
-    agreement = (rows[candidates] == rows[i]).mean(axis=1)
-    return [j for j, share in zip(candidates, agreement, strict=True) if share >= threshold - SLACK]
+    The first half is settled by itself, then all of the second is held against what stays of it:
+    as if the texts came one by one, in searches large enough to be fast.
+    """
+    if join.is_affordable(rows):
+        for later, earlier in zip(*(p.tolist() for p in join.pairs_within(rows)), strict=True):
+            if owner[later] < 0 and owner[earlier] < 0:
+                owner[later] = earlier
+        return rows[owner[rows] < 0]
+    half = len(rows) // 2
+    kept = _settle(join, rows[:half], owner)
+    owner[rows[half:]] = join.first_alike(rows[half:], kept)
+    rest = rows[half:][owner[rows[half:]] < 0]
+    return np.concatenate([kept, _settle(join, rest, owner)])

@@ -19,8 +19,8 @@ import polars as pl
 from components.assemble_dataset.benchmark_questions import benchmark_questions
 from components.assemble_dataset.config import AssembleDatasetConfig
 from components.assemble_dataset.contamination import contaminated
-from components.assemble_dataset.near_duplicates import duplicate_of
-from components.assemble_dataset.shingling import normalised
+from components.assemble_dataset.near_duplicates import near_duplicates
+from components.assemble_dataset.normalising import normalised
 from equilibrate_core.tables import dataset_files
 
 EVALUATION = "evaluation_prompt"
@@ -61,7 +61,7 @@ def judge_prompts(
     benchmarks = benchmark_questions(config.benchmarks_uri)
     forbidden = pl.concat([evaluation.select("suite", "text"), benchmarks])
     training, matches = _decontaminate(training, forbidden, config)
-    training, num_relabelled = _deduplicate(training, config)
+    training, alike = _deduplicate(training, config)
     judged = pl.concat(
         [evaluation.with_columns(reason=pl.lit(EVALUATION)), training], how="diagonal"
     ).select("id", "category", "reason")
@@ -71,7 +71,7 @@ def judge_prompts(
         "label_conflicts_among_equal_texts": num_conflicts,
         "benchmark_questions_compared": len(benchmarks),
         **{r: judged["reason"].eq(r).sum() for r in (EVALUATION, CONTAMINATED, NEAR_DUPLICATE)},
-        "near_duplicates_with_other_label": num_relabelled,
+        **alike,
         "usable": judged["reason"].null_count(),
     }
     return PromptVerdicts(judged, numbers, matches)
@@ -126,13 +126,19 @@ def _decontaminate(
     return training.with_columns(reason=reason), table
 
 
-def _deduplicate(training: pl.DataFrame, config: AssembleDatasetConfig) -> tuple[pl.DataFrame, int]:
+def _deduplicate(
+    training: pl.DataFrame, config: AssembleDatasetConfig
+) -> tuple[pl.DataFrame, dict[str, int]]:
     clean = training.filter(pl.col("reason").is_null())
-    owners = duplicate_of(clean["text"], threshold=config.near_duplicate_jaccard)
-    goes = owners >= 0
+    found = near_duplicates(clean["text"], threshold=config.near_duplicate_jaccard)
+    goes = found.owner >= 0
     labels = clean["category"]
-    others = labels.gather(owners[goes])
+    others = labels.gather(found.owner[goes])
     differing = (labels.filter(pl.Series(goes)) != others).fill_null(False).sum()
     reason = pl.when(pl.lit(pl.Series(goes))).then(pl.lit(NEAR_DUPLICATE))
     rest = training.filter(pl.col("reason").is_not_null())
-    return pl.concat([rest, clean.with_columns(reason=reason)]), int(differing)
+    numbers = {
+        "near_duplicates_with_other_label": int(differing),
+        "near_duplicate_searches_cut_short": found.num_cut_short,
+    }
+    return pl.concat([rest, clean.with_columns(reason=reason)]), numbers

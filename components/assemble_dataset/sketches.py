@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rensa import RMinHash, RMinHashDigestMatrix, RMinHashLSH
 
-from components.assemble_dataset.shingling import shingle_hashes, shingle_offsets
+from components.assemble_dataset.shingling import Hashes, shingle_hashes, shingle_offsets
 
 NUM_PERMUTATIONS = 96
 TEXTS_PER_CHUNK = 20_000
@@ -81,6 +81,11 @@ def _chunks(plain: pl.Series) -> list[pl.Series]:
 
 
 def _matrix(plain: pl.Series) -> RMinHashDigestMatrix:
+    return RMinHash.digest_matrix_from_flat_token_hashes(*hashed(plain), NUM_PERMUTATIONS, 0)
+
+
+def hashed(plain: pl.Series) -> tuple[Hashes, Hashes]:
+    """Hashes of the shingles of many texts, flat, and where each text's begin."""
     offsets = shingle_offsets(plain)
     hashes = np.empty(int(offsets[-1]), dtype=np.uint64)
 
@@ -92,4 +97,4 @@ def _matrix(plain: pl.Series) -> RMinHashDigestMatrix:
     chunks = _chunks(plain)
     with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(fill, range(len(chunks)), chunks))
-    return RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, NUM_PERMUTATIONS, 0)
+    return hashes, offsets

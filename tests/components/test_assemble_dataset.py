@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
+from components.assemble_dataset.normalising import normalised
 from components.assemble_dataset.pairs import read_pairs
 from components.assemble_dataset.selection import in_one_order, split_prompts, stratified
-from components.assemble_dataset.shingling import jaccard, normalised
+from components.assemble_dataset.shingling import jaccard
 from components.assemble_dataset.stage import assemble_dataset
 from equilibrate_core import tables
 from equilibrate_core.artifacts import Counts, read_manifest

@@ -1,4 +1,4 @@
-"""Near-duplicates and contamination: exact decisions, both languages, peers, degenerate texts."""
+"""Near-duplicates: exact decisions, both languages, peers, degenerate texts."""
 
 import random
 
@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.assemble_dataset import sketches
-from components.assemble_dataset.contamination import Match, contaminated
-from components.assemble_dataset.near_duplicates import duplicate_of
+from components.assemble_dataset.near_duplicates import duplicate_of, near_duplicates
+from components.assemble_dataset.normalising import normalised
 from components.assemble_dataset.shingling import (
     jaccard,
-    normalised,
     shingle_hashes,
     shingle_offsets,
     shingles,
@@ -94,8 +93,13 @@ def test_several_matrices_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -
     assert owners(*texts) == whole
 
 
+LETTERS = st.one_of(
+    st.characters(exclude_characters="\0\1", exclude_categories=["Cs"]), st.sampled_from("ab 木头")
+)
+
+
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.text(max_size=12), max_size=12))
+@given(st.lists(st.text(LETTERS, max_size=12), max_size=12))
 def test_hashes_of_a_text_do_not_depend_on_its_neighbours(texts: list[str]) -> None:
     offsets = shingle_offsets(pl.Series(texts, dtype=pl.String)).astype(int)
     together = shingle_hashes(texts)
@@ -103,7 +107,7 @@ def test_hashes_of_a_text_do_not_depend_on_its_neighbours(texts: list[str]) -> N
     for text, start, end in zip(texts, offsets, offsets[1:], strict=False):
         own = shingle_hashes([text])
         assert np.array_equal(together[start:end], own)
-        assert len(set(own.tolist())) == len(shingles(text.ljust(5, "\0")))
+        assert len(set(own.tolist())) == len(shingles(text))
 
 
 @settings(deadline=None, max_examples=30)
@@ -118,26 +122,54 @@ def test_no_text_breaks_it_and_equal_texts_go(texts: list[str]) -> None:
         assert owner >= 0 or folded[i] not in folded[:i]
 
 
-def test_evaluation_prompts_are_found_equal_contained_and_similar() -> None:
-    evaluation = [sentence(i, 20) for i in range(50)]
-    training = [
-        evaluation[7].upper(),
-        f"My grandmother used to ask me: {evaluation[9]}? Play her.",
-        changed(evaluation[11], 3),
-        sentence(99, 20),
-    ]
-    found = contaminated(plain(*training), plain(*evaluation), threshold=0.6)
-    assert found == {0: Match(7, "equal"), 1: Match(9, "contains"), 2: Match(11, "similar")}
+INSTRUCTION = (
+    "You are the assistant of a small town library. Read the note of a visitor below with care, "
+    "and answer it in two or three friendly sentences. The note says: "
+)
 
 
-def test_a_short_evaluation_prompt_contaminates_only_its_equal() -> None:
-    found = contaminated(
-        plain("why not", "why not sing it all day"), plain("Why not?"), threshold=1
-    )
-    assert found == {0: Match(0, "equal")}
+def templated(number: int) -> list[str]:
+    return [INSTRUCTION + sentence(i, 5) for i in range(number)]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_long_instruction_in_all_prompts_makes_no_more_comparisons(behind: bool) -> None:
+    originals = templated(3000)
+    copies = [changed(text, -1 - i % 5) for i, text in enumerate(originals[:300])]
+    texts = originals + copies
+    if behind:
+        texts = [" ".join((text[len(INSTRUCTION) :], INSTRUCTION)) for text in texts]
+    folded = plain(*texts)
+    some = [jaccard(folded[i], folded[i + 1]) for i in range(100)]
+    assert min(some) > 0.6 and max(some) < 0.75  # so nearly all meet in a band
+    found = near_duplicates(folded, threshold=0.8)
+    assert found.num_compared < len(texts)
+    assert found.num_cut_short == 0
+    assert found.owner[:3000].tolist() == [-1] * 3000
+    met = [jaccard(folded[i], folded[3000 + i]) >= 0.8 for i in range(300)]
+    assert sum(met) == 300
+    assert found.owner[3000:].tolist() == list(range(300))
+
+
+def test_one_character_of_a_short_chinese_prompt_may_differ() -> None:
+    first, second = plain("如何在家里自己做一个木头书架", "如何在家里自己做一个木质书架")
+    assert jaccard(first, second) >= 0.8
+    assert duplicate_of(pl.Series([first, second]), threshold=0.8).tolist() == [-1, 0]
+    assert jaccard(*plain("狗咬人", "人咬狗")) < 0.5
+    assert jaccard(*plain("法国的首都在哪里", "德国的总理叫什么")) < 0.2
+
+
+def test_shingles_of_dense_characters_are_they_and_their_pairs() -> None:
+    assert shingles("木头") == {"木", "头", "木头"}
+    assert shingles("用 c 写") == {"用", "用 ", " c \1", "c \1", " \1", "写"}
+    assert shingles("用 c 写") != shingles("用 r 写")
+
+
+def test_prompts_that_differ_in_a_symbol_are_not_one() -> None:
+    pairs = [("What is C?", "What is C++?"), ("3+5=", "3-5="), ("1.5 apples", "15 apples")]
+    for first, second in pairs:
+        assert owners(first, second, threshold=1.0) == [-1, -1]
 
 
 def test_nothing_to_compare_is_no_error() -> None:
-    assert contaminated(plain(), plain("a"), threshold=0.6) == {}
-    assert contaminated(plain("a"), plain(), threshold=0.6) == {}
     assert owners() == []
