@@ -57,12 +57,13 @@ class AssembleDatasetConfig(StageConfig):
     and Korean, of characters and pairs of them); below 0.8 some pairs are not found (at 0.7: one in
     seven)."""
     contamination_jaccard: float = Field(default=0.6, gt=0, le=1)
-    """Prompts at least this like an evaluation prompt, or that contain one word for word, are left
-    out of everything."""
+    """Prompts at least this like an evaluation prompt, or that contain one word for word that says
+    enough to be told by (the rules are in docs/data.md), are left out of everything."""
     benchmarks_uri: str = ""
     """Folder or s3:// prefix of benchmarks (laid out as `score_benchmarks.data_uri`) whose
     questions count as evaluation prompts; a run fills in the one it scores by, unless that is
-    `hub`. Empty: none are looked at, and the data card says 0."""
+    `hub`. Empty: none are looked at, and the data card says 0. A folder that yields no question is
+    an error."""
     examples_per_category: int = Field(default=3, ge=0)
     """Pairs of each category shown, masked, in the data card."""
 

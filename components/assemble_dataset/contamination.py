@@ -1,6 +1,12 @@
 """Training prompts that give evaluation prompts away: equal, containing one, or much alike.
 
-normalised texts of both -> the evaluation text each training text matches, and how.
+normalised texts of both -> the evaluation text each training text matches, and how:
+- `equal`: the same text, or the same text with its choices behind it;
+- `contains`: an evaluation text stands in it word for word that says enough to be told by that
+  alone (`specificity`), the stem of an exam question does not;
+- `with_choices`: an evaluation text that does not say enough, and all of its choices, stand in it;
+- `similar`: at least so alike (Jaccard of shingles); an evaluation text that does not say enough
+  counts with its choices here, if it has any.
 """
 
 from collections import defaultdict
@@ -10,17 +16,20 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from components.assemble_dataset.normalising import normalised
+from components.assemble_dataset.passages import standing_in
 from components.assemble_dataset.shingling import jaccard
-from components.assemble_dataset.sketches import Sketches, band_keys, signature_rows
+from components.assemble_dataset.sketches import Rows, Sketches, band_keys, signature_rows
+from components.assemble_dataset.specificity import patterns
 
 NUM_BANDS = 24
 """24 bands of 4 rows: texts of Jaccard 0.6 meet with probability 0.964, of 0.7 with 0.998."""
-MIN_CONTAINED_BYTES = 24
-"""Shorter evaluation prompts ("hi", "why not?") occur in others without giving anything away."""
-HEAD_CHARS = 24
-"""Texts are searched for by their beginnings: an automaton of 48,000 whole benchmark questions
-takes 7 s and 0.6 GB, one of their beginnings half a second."""
-Kind = Literal["equal", "contains", "similar"]
+MOST_COMPARED = 16
+"""Of more evaluation texts than these, the ones whose sketches agree most are compared exactly: a
+prompt behind the instruction of a thousand evaluation prompts is like all of them."""
+Kind = Literal["equal", "contains", "with_choices", "similar"]
+KINDS: tuple[Kind, ...] = ("equal", "contains", "with_choices", "similar")
+"""In the order in which they count."""
 
 
 @dataclass(frozen=True)
@@ -33,39 +42,44 @@ class Match:
 
 
 def contaminated(
-    training: pl.Series, evaluation: pl.Series, *, threshold: float
+    training: pl.Series,
+    evaluation: pl.Series,
+    *,
+    threshold: float,
+    choices: pl.Series | None = None,
 ) -> dict[int, Match]:
-    """Match of every training text that is too close to an evaluation text, by its index."""
+    """Match of every training text that is too close to an evaluation text, by its index.
+
+    `choices` holds a list for each evaluation text, empty where it has none; normalised, too.
+    """
     if not len(evaluation) or not len(training):
         return {}
-    matches = _similar(training, evaluation, threshold)
-    place = {text: i for i, text in reversed(list(enumerate(evaluation)))}
-    for i, text in _containing(training, evaluation).items():
-        matches[i] = Match(place[text], "contains")
-    (equal,) = np.nonzero(training.is_in(evaluation.implode()).to_numpy())
+    texts = evaluation.to_list()
+    options = [tuple(own) for own in choices] if choices is not None else [()] * len(texts)
+    wanted = patterns(texts, options)
+    whole = [
+        text if len(parts) == 1 else " ".join((text, *own))
+        for text, own, parts in zip(texts, options, wanted, strict=True)
+    ]
+    compared = normalised(pl.Series(whole, dtype=pl.String))
+    matches = _similar(training, compared, threshold)
+    for i, number in _containing(training, wanted).items():
+        kind: Kind = "contains" if len(wanted[number]) == 1 else "with_choices"
+        matches[i] = Match(number, kind)
+    place = {text: i for i, text in reversed(list(enumerate(compared)))}
+    place |= {text: i for i, text in reversed(list(enumerate(evaluation)))}
+    (equal,) = np.nonzero(training.is_in(list(place)).to_numpy())
     for i in equal.tolist():
         matches[i] = Match(place[training[i]], "equal")
     return matches
 
 
-def _containing(training: pl.Series, evaluation: pl.Series) -> dict[int, str]:
-    """The first evaluation text that occurs word for word in each text that contains one."""
-    patterns = evaluation.filter(evaluation.str.len_bytes() >= MIN_CONTAINED_BYTES).unique().sort()
-    if not len(patterns):
-        return {}
-    by_head: defaultdict[str, list[str]] = defaultdict(list)
-    for pattern in patterns:
-        by_head[pattern[:HEAD_CHARS]].append(pattern)
-    heads = pl.Series(list(by_head), dtype=pl.String).implode()
-    frame = training.alias("text").to_frame().with_row_index("i")
-    suspects = frame.filter(pl.col("text").str.contains_any(heads)).with_columns(
-        pl.col("text").str.extract_many(heads, overlapping=True).list.unique().alias("heads")
-    )
-    found: dict[int, str] = {}
-    for i, text, begun in suspects.iter_rows():
-        whole = [pattern for head in begun for pattern in by_head[head] if pattern in text]
-        if whole:
-            found[i] = min(whole)
+def _containing(training: pl.Series, wanted: list[tuple[str, ...]]) -> dict[int, int]:
+    """The first pattern in each text that holds one; those of one part come before others."""
+    found: dict[int, int] = {}
+    for i, number in standing_in(training, wanted):
+        best = found.setdefault(i, number)
+        found[i] = min(best, number, key=lambda n: (len(wanted[n]) > 1, n))
     return found
 
 
@@ -73,22 +87,28 @@ def _similar(training: pl.Series, evaluation: pl.Series, threshold: float) -> di
     """The most similar evaluation text at or above the threshold, the first one in a tie."""
     flags = Sketches(training).shared_with(Sketches(evaluation), NUM_BANDS)
     (suspects,) = np.nonzero(flags)
-    plain = training.gather(suspects)
-    buckets = _buckets(evaluation)
-    texts = evaluation.to_list()
-    keys = band_keys(signature_rows(plain), NUM_BANDS)
+    plain, texts = training.gather(suspects), evaluation.to_list()
+    sketches, own_sketches = signature_rows(evaluation), signature_rows(plain)
+    buckets = _buckets(sketches)
     matches: dict[int, Match] = {}
-    for i, text, own in zip(suspects.tolist(), plain, keys, strict=True):
-        candidates = {j for band, key in enumerate(own) for j in buckets[band, key.tobytes()]}
+    own_keys = band_keys(own_sketches, NUM_BANDS)
+    for i, text, own, keys in zip(suspects.tolist(), plain, own_sketches, own_keys, strict=True):
+        met = (buckets.get((band, key.tobytes()), ()) for band, key in enumerate(keys))
+        candidates = sorted({j for bucket in met for j in bucket})
+        if len(candidates) > MOST_COMPARED:
+            agreement = (sketches[candidates] == own).sum(axis=1)
+            nearest = np.argsort(-agreement, kind="stable")[:MOST_COMPARED]
+            candidates = [candidates[place] for place in nearest]
         best = max(((jaccard(text, texts[j]), -j) for j in candidates), default=(0.0, 0))
         if best[0] >= threshold:
             matches[i] = Match(-best[1], "similar")
     return matches
 
 
-def _buckets(evaluation: pl.Series) -> defaultdict[tuple[int, bytes], list[int]]:
+def _buckets(sketches: Rows) -> dict[tuple[int, bytes], list[int]]:
+    """Evaluation texts by band and key."""
     buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
-    for i, own in enumerate(band_keys(signature_rows(evaluation), NUM_BANDS)):
-        for band, key in enumerate(own):
-            buckets[band, key.tobytes()].append(i)
-    return buckets
+    for j, keys in enumerate(band_keys(sketches, NUM_BANDS)):
+        for band, key in enumerate(keys):
+            buckets[band, key.tobytes()].append(j)
+    return dict(buckets)

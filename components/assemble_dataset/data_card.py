@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from components.assemble_dataset.contamination import KINDS
 from components.assemble_dataset.prompts import PromptVerdicts
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.records import Pair
@@ -52,11 +53,11 @@ def sections(card: Card) -> list[tuple[str, Cells, list[Cells]]]:
         ("What became of the pairs", ("step", "pairs"), _steps(card)),
         ("What became of the prompts", ("prompts", "number"), _words(card["prompts"])),
     ]
-    kinds = ("equal", "contains", "similar")
     rows = [
-        (suite, *(row.get(k, 0) for k in kinds)) for suite, row in card["contamination"].items()
+        (suite, *(row.get(k, 0) for k in KINDS)) for suite, row in card["contamination"].items()
     ]
-    found.append(("Contamination found, by evaluation suite", ("suite", *kinds), rows))
+    header = ("suite", *(kind.replace("_", " ") for kind in KINDS))
+    found.append(("Contamination found, by evaluation suite and rule", header, rows))
     shortage = [(category, n) for category, n in card["shortage"].items() if n]
     found.append(("Shortage against the quotas", ("category", "missing"), shortage))
     found.append(("Licences", ("source", "licence"), list(card["licences"].items())))

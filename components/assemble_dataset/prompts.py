@@ -4,7 +4,7 @@ labelled prompts -> id, category, reason. Independent of the order of the rows:
 - Prompts whose normalised texts are equal share one label: the commonest among them; a tie leaves
   them unlabelled, so that they fill no quota. Conflicts are counted.
 - Prompts equal to, containing or like an evaluation prompt or a benchmark's question go
-  (`contaminated`).
+  (`contaminated`; the rules are in `contamination`).
 - Of near-duplicates one stays: one with pairs before one without, a labelled one before an
   unlabelled one, then the smallest id. It keeps its own label; differing labels are counted.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from components.assemble_dataset.benchmark_questions import benchmark_questions
+from components.assemble_dataset.benchmark_questions import SCHEMA, benchmark_questions
 from components.assemble_dataset.config import AssembleDatasetConfig
 from components.assemble_dataset.contamination import contaminated
 from components.assemble_dataset.near_duplicates import near_duplicates
@@ -59,8 +59,8 @@ def judge_prompts(
         ~pl.col("has_pairs"), pl.col("category").is_null(), "id"
     )
     benchmarks = benchmark_questions(config.benchmarks_uri)
-    forbidden = pl.concat([evaluation.select("suite", "text"), benchmarks])
-    training, matches = _decontaminate(training, forbidden, config)
+    asked = evaluation.select("suite", "text", choices=pl.lit([], dtype=SCHEMA["choices"]))
+    training, matches = _decontaminate(training, pl.concat([asked, benchmarks]), config)
     training, alike = _deduplicate(training, config)
     judged = pl.concat(
         [evaluation.with_columns(reason=pl.lit(EVALUATION)), training], how="diagonal"
@@ -113,7 +113,10 @@ def _decontaminate(
     training: pl.DataFrame, evaluation: pl.DataFrame, config: AssembleDatasetConfig
 ) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
     matches = contaminated(
-        training["text"], evaluation["text"], threshold=config.contamination_jaccard
+        training["text"],
+        evaluation["text"],
+        threshold=config.contamination_jaccard,
+        choices=evaluation["choices"],
     )
     suites = evaluation["suite"].to_list()
     kinds: dict[str, Counter[str]] = {}

@@ -242,6 +242,32 @@ def test_prompts_that_give_a_benchmarks_question_away_stay_out(tmp_path: Path) -
     assert card["prompts"]["benchmark_questions_compared"] == 2
 
 
+def test_the_card_tells_contamination_by_rule(tmp_path: Path) -> None:
+    prompts, pairs = data()
+    folder = tmp_path / "benchmarks/mmlu"
+    folder.mkdir(parents=True)
+    stem, choices = "Which of the following is true?", ("Cats can fly", "Iron floats on milk")
+    rows = f"question,choice0,choice1,answer\n{stem},{choices[0]},{choices[1]},0\n"
+    (folder / "test.csv").write_text(rows)
+    said = "My teacher asked us this on Monday, before the bell: {} Nobody in the class had a clue."
+    asked = said.format(f"{stem} A. {choices[0]} B. {choices[1]}")
+    harmless = said.format(f"{stem} And then she laughed and went home.")
+    prompts += [labelled(asked, "NONE"), labelled(harmless, "NONE")]
+    pairs += [make_pair(asked, "no", "yes"), make_pair(harmless, "no", "yes")]
+    benchmarks = str(tmp_path / "benchmarks")
+    parts, _ = assemble(
+        tmp_path, prompts, pairs, benchmarks_uri=benchmarks, general_count=99, quotas=Quotas(EHD=9)
+    )
+    used = {p.prompt_id for part in parts.values() for p in part}
+    assert prompts[-1].id in used and prompts[-2].id not in used
+    card = card_of(tmp_path)
+    assert card["contamination"] == {"benchmark mmlu": {"with_choices": 1}}
+    assert card["prompts"]["near_duplicate_searches_cut_short"] == 0
+    page = (tmp_path / "card.md").read_text()
+    assert "| suite | equal | contains | with choices | similar |" in page
+    assert "| benchmark mmlu | 0 | 0 | 1 | 0 |" in page
+
+
 def test_a_repeated_prompt_keeps_its_pairs_and_the_commonest_label(tmp_path: Path) -> None:
     prompts, pairs = data()
     prompts += [prompts[0].model_copy(update={"category": "IHD"})] * 2
