@@ -27,11 +27,11 @@ import polars as pl
 import pyarrow as pa
 
 from components.assemble_dataset.config import AssembleDatasetConfig
-from components.assemble_dataset.near_duplicates import duplicate_of, near_duplicates
-from components.assemble_dataset.normalising import normalised
-from components.assemble_dataset.shingling import jaccard, shingles
 from components.assemble_dataset.stage import assemble_dataset
 from equilibrate_core.artifacts import StageRun
+from equilibrate_core.likeness.near_duplicates import duplicate_of, near_duplicates
+from equilibrate_core.likeness.normalising import normalised
+from equilibrate_core.likeness.shingling import jaccard, shingles
 from equilibrate_core.records import CATEGORIES, LabelledPrompt, Pair, Record, digest
 from equilibrate_core.tables import ROWS_PER_FILE, TableWriter, arrow_schema, dataset_draft
 

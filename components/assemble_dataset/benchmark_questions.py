@@ -14,8 +14,8 @@ from typing import Any
 
 import polars as pl
 
-from components.assemble_dataset.normalising import normalised
 from equilibrate_core.errors import DataError
+from equilibrate_core.likeness.normalising import normalised
 
 FIELDS = (
     *("question", "query", "ctx", "sentence", "input", "prompt", "article"),

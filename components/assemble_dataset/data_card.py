@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from components.assemble_dataset.contamination import KINDS
 from components.assemble_dataset.prompts import PromptVerdicts
 from equilibrate_core.artifacts import Counts
+from equilibrate_core.likeness.contamination import KINDS
 from equilibrate_core.records import Pair
 
 LENGTHS = ("prompt_chars", "chosen_chars", "rejected_chars")

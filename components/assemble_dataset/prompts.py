@@ -18,10 +18,10 @@ import polars as pl
 
 from components.assemble_dataset.benchmark_questions import SCHEMA, benchmark_questions
 from components.assemble_dataset.config import AssembleDatasetConfig
-from components.assemble_dataset.contamination import contaminated
-from components.assemble_dataset.near_duplicates import near_duplicates
-from components.assemble_dataset.normalising import normalised
-from components.assemble_dataset.prompt_groups import COLUMNS, group_of
+from equilibrate_core.likeness.contamination import contaminated
+from equilibrate_core.likeness.near_duplicates import near_duplicates
+from equilibrate_core.likeness.normalising import normalised
+from equilibrate_core.likeness.prompt_groups import COLUMNS, group_of
 from equilibrate_core.tables import dataset_files
 
 EVALUATION = "evaluation_prompt"

@@ -17,9 +17,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from components.assemble_dataset.prompt_groups import conversations, drawn, groups_by_id, too_like
 from components.classify_prompts.config import ClassifierConfig
 from equilibrate_core.errors import StageError
+from equilibrate_core.likeness.prompt_groups import conversations, drawn, groups_by_id, too_like
 from equilibrate_core.records import Prompt, digest
 
 logger = logging.getLogger(__name__)

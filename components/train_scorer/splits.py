@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from math import ceil
 
-from components.assemble_dataset.prompt_groups import conversations, drawn, groups_by_id, too_like
 from components.train_scorer.config import TrainScorerConfig
+from equilibrate_core.likeness.prompt_groups import conversations, drawn, groups_by_id, too_like
 from equilibrate_core.records import Pair
 
 TRAINED, HELD_OUT = "trained", "held_out"

@@ -10,16 +10,16 @@ import polars as pl
 import pytest
 
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
-from components.assemble_dataset.normalising import normalised
 from components.assemble_dataset.pairs import read_pairs
-from components.assemble_dataset.prompt_groups import conversations as texts_of
-from components.assemble_dataset.prompt_groups import group_of
 from components.assemble_dataset.selection import in_one_order, split_prompts, stratified
-from components.assemble_dataset.shingling import jaccard
 from components.assemble_dataset.stage import assemble_dataset
 from equilibrate_core import tables
 from equilibrate_core.artifacts import Counts, read_manifest
 from equilibrate_core.errors import StageError
+from equilibrate_core.likeness.normalising import normalised
+from equilibrate_core.likeness.prompt_groups import conversations as texts_of
+from equilibrate_core.likeness.prompt_groups import group_of
+from equilibrate_core.likeness.shingling import jaccard
 from equilibrate_core.records import CATEGORIES, Category, LabelledPrompt, Message, Pair, prompt_id
 from equilibrate_core.tables import read_dataset
 from tests.components.scoring_fixtures import as_dataset, make_pair

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.assemble_dataset.prompt_groups import conversations as texts_of
-from components.assemble_dataset.shingling import jaccard
 from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.objective import ScorerObjective, ScorerRow, compared_values
 from components.train_scorer.splits import HELD_OUT, TRAINED, prompt_fates
 from components.train_scorer.stage import encode_pairs, train_scorer
 from equilibrate_core.artifacts import Counts, read_manifest
 from equilibrate_core.errors import DataError
+from equilibrate_core.likeness.prompt_groups import conversations as texts_of
+from equilibrate_core.likeness.shingling import jaccard
 from equilibrate_core.models import load_tokenizer
 from equilibrate_core.records import Message, Pair
 from equilibrate_core.scorer import load_scorer, new_scorer_model, score_responses

@@ -6,14 +6,14 @@ from itertools import pairwise, permutations
 import polars as pl
 import pytest
 
-from components.assemble_dataset.prompt_groups import (
+from equilibrate_core.likeness.prompt_groups import (
     conversations,
     drawn,
     group_of,
     groups_by_id,
     too_like,
 )
-from components.assemble_dataset.shingling import jaccard
+from equilibrate_core.likeness.shingling import jaccard
 from equilibrate_core.records import Message
 
 Talk = tuple[str, tuple[Message, ...]]

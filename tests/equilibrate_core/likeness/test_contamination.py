@@ -3,12 +3,17 @@
 import polars as pl
 import pytest
 
-from components.assemble_dataset import contamination
-from components.assemble_dataset.contamination import Match, contaminated
-from components.assemble_dataset.normalising import normalised
-from components.assemble_dataset.shingling import jaccard
-from components.assemble_dataset.specificity import patterns, says_enough
-from tests.components.test_near_duplicates import INSTRUCTION, changed, plain, sentence
+from equilibrate_core.likeness import contamination
+from equilibrate_core.likeness.contamination import Match, contaminated
+from equilibrate_core.likeness.normalising import normalised
+from equilibrate_core.likeness.shingling import jaccard
+from equilibrate_core.likeness.specificity import patterns, says_enough
+from tests.equilibrate_core.likeness.test_near_duplicates import (
+    INSTRUCTION,
+    changed,
+    plain,
+    sentence,
+)
 
 WRAPPED = "I found this in an old notebook and cannot sleep. {} Tell me all you know, please!"
 WRAPPED_ZH = (

@@ -16,11 +16,11 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from components.assemble_dataset.normalising import normalised
-from components.assemble_dataset.passages import standing_in
-from components.assemble_dataset.shingling import jaccard
-from components.assemble_dataset.sketches import Rows, Sketches, band_keys, signature_rows
-from components.assemble_dataset.specificity import patterns
+from equilibrate_core.likeness.normalising import normalised
+from equilibrate_core.likeness.passages import standing_in
+from equilibrate_core.likeness.shingling import jaccard
+from equilibrate_core.likeness.sketches import Rows, Sketches, band_keys, signature_rows
+from equilibrate_core.likeness.specificity import patterns
 
 NUM_BANDS = 24
 """24 bands of 4 rows: texts of Jaccard 0.6 meet with probability 0.964, of 0.7 with 0.998."""

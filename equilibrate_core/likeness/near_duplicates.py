@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from components.assemble_dataset.set_join import SetJoin
-from components.assemble_dataset.shingle_sets import Ints
-from components.assemble_dataset.sketches import Sketches
+from equilibrate_core.likeness.set_join import SetJoin
+from equilibrate_core.likeness.shingle_sets import Ints
+from equilibrate_core.likeness.sketches import Sketches
 
 log = logging.getLogger(__name__)
 NUM_BANDS = 16

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from components.assemble_dataset.normalising import DENSE, DENSE_RANGES
+from equilibrate_core.likeness.normalising import DENSE, DENSE_RANGES
 
 SHINGLE = 5
 Hashes = NDArray[np.uint64]

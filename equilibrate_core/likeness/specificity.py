@@ -17,8 +17,8 @@ from functools import lru_cache
 
 import polars as pl
 
-from components.assemble_dataset.normalising import DENSE
-from components.assemble_dataset.passages import standing_in
+from equilibrate_core.likeness.normalising import DENSE
+from equilibrate_core.likeness.passages import standing_in
 
 WORDS, CHARACTERS = 6, 10
 TELLING_WORDS, TELLING_CHARACTERS = 3, 5

@@ -6,7 +6,7 @@ rows of prefix shingles asked for and held -> which shingles are too common, and
 import numpy as np
 from scipy.sparse import csr_array
 
-from components.assemble_dataset.shingle_sets import Ints
+from equilibrate_core.likeness.shingle_sets import Ints, shape
 
 LOOKED_UP = 20_000
 """Places of other texts looked up per text and search, on average: those of the rarest shingles."""
@@ -19,18 +19,20 @@ SHORTEST = 16
 
 def lengths(rows: csr_array) -> Ints:
     """How many rows each column has."""
-    return np.bincount(rows.indices, minlength=rows.shape[1])
+    _, num_columns = shape(rows)
+    return np.bincount(rows.indices, minlength=num_columns)
 
 
 def too_common(held: csr_array, asked: csr_array) -> Ints:
     """1 for the columns with the longest lists, without which the bounds hold."""
     longest = lengths(held)
-    cost = longest * lengths(asked) / asked.shape[0]
+    (num_held, _), (num_asked, _) = shape(held), shape(asked)
+    cost = longest * lengths(asked) / num_asked
     found = np.zeros(len(cost), dtype=np.int64)
     if cost.sum() > FREELY_LOOKED_UP:
         order = np.argsort(longest, kind="stable")
         looked_up = np.cumsum(cost[order])
-        is_shared = longest[order] > COMMON_SHARE * held.shape[0]
+        is_shared = longest[order] > COMMON_SHARE * num_held
         found[order] = (looked_up > LOOKED_UP) | (is_shared & (looked_up > FREELY_LOOKED_UP))
     return found * (longest > SHORTEST)
 
@@ -46,7 +48,7 @@ def shortened(held: csr_array, sizes: Ints, common: Ints) -> tuple[csr_array, In
     order = np.lexsort((row_c, sizes[row_c], column_c))
     row_c, column_c = row_c[order], column_c[order]
     place = np.arange(len(row_c)) - np.searchsorted(column_c, column_c)
-    next_size = np.full(held.shape[1], np.iinfo(np.int64).max)
+    next_size = np.full(len(common), np.iinfo(np.int64).max)
     next_size[column_c[place == SHORTEST]] = sizes[row_c[place == SHORTEST]]
     few = place < SHORTEST
     data = np.concatenate([held.data[~is_common], np.ones(few.sum(), held.data.dtype)])

@@ -15,9 +15,9 @@ import polars as pl
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from components.assemble_dataset.contamination import contaminated
-from components.assemble_dataset.near_duplicates import duplicate_of
-from components.assemble_dataset.normalising import normalised
+from equilibrate_core.likeness.contamination import contaminated
+from equilibrate_core.likeness.near_duplicates import duplicate_of
+from equilibrate_core.likeness.normalising import normalised
 from equilibrate_core.records import Message
 
 NEAR = 0.8

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from components.assemble_dataset.normalising import normalised
+from equilibrate_core.likeness.normalising import normalised
 
 
 def plain(*texts: str) -> list[str]:

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from components.assemble_dataset import common_shingles, near_duplicates, set_join
-from components.assemble_dataset.set_join import SetJoin
-from components.assemble_dataset.shingling import jaccard
+from equilibrate_core.likeness import common_shingles, near_duplicates, set_join
+from equilibrate_core.likeness.set_join import SetJoin
+from equilibrate_core.likeness.shingling import jaccard
 
 INSTRUCTION = "you are a kind assistant please answer the following question about "
 

@@ -8,7 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from components.assemble_dataset.sketches import hashed
+from equilibrate_core.likeness.sketches import hashed
 
 Ints = NDArray[np.int64]
 
@@ -37,3 +37,9 @@ def as_rows(columns: NDArray[np.integer], sizes: Ints) -> csr_array:
     width = int(columns.max()) + 1 if len(columns) else 1
     ones = np.ones(len(columns), dtype=np.int32)
     return csr_array((ones, columns.astype(np.int32), ends), shape=(len(sizes), width))
+
+
+def shape(rows: csr_array) -> tuple[int, int]:
+    """Rows and columns; scipy's own attribute may be None to a type checker."""
+    num_rows, num_columns = rows.shape  # pyright: ignore[reportGeneralTypeIssues]
+    return num_rows, num_columns

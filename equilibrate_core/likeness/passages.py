@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 
-from components.assemble_dataset.normalising import DENSE
+from equilibrate_core.likeness.normalising import DENSE
 
 HEAD_CHARS = 24
 """Texts are searched for by their beginnings: an automaton of 48,000 whole benchmark questions

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.assemble_dataset import sketches
-from components.assemble_dataset.near_duplicates import duplicate_of, near_duplicates
-from components.assemble_dataset.normalising import normalised
-from components.assemble_dataset.shingling import (
+from equilibrate_core.likeness import sketches
+from equilibrate_core.likeness.near_duplicates import duplicate_of, near_duplicates
+from equilibrate_core.likeness.normalising import normalised
+from equilibrate_core.likeness.shingling import (
     jaccard,
     shingle_hashes,
     shingle_offsets,

@@ -8,9 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rensa import RMinHash, RMinHashDigestMatrix, RMinHashLSH
+from rensa import (  # compiled, without types
+    RMinHash,  # pyright: ignore[reportAttributeAccessIssue]
+    RMinHashDigestMatrix,  # pyright: ignore[reportAttributeAccessIssue]
+    RMinHashLSH,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
-from components.assemble_dataset.shingling import Hashes, shingle_hashes, shingle_offsets
+from equilibrate_core.likeness.shingling import Hashes, shingle_hashes, shingle_offsets
 
 NUM_PERMUTATIONS = 96
 TEXTS_PER_CHUNK = 20_000

@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 from scipy.sparse import csr_array
 
-from components.assemble_dataset.common_shingles import lengths, shortened, too_common
-from components.assemble_dataset.shingle_sets import Ints, as_rows, shingle_sets
+from equilibrate_core.likeness.common_shingles import lengths, shortened, too_common
+from equilibrate_core.likeness.shingle_sets import Ints, as_rows, shingle_sets
 
 MOST_COMPARED = 128
 """Texts that a text is compared with at most in one search, those first that share most."""

@@ -1,0 +1,1 @@
+"""Texts that are alike: found, kept from being told apart, and kept out of what is measured."""
