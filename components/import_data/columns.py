@@ -48,17 +48,13 @@ class _Table:
         texts, normal = self._prompt_texts()
         ids = prompt_ids(normal)
         labels = self._labels()
-        categories, is_harmful, suites, references, metadata = labels
         prompts = {
             "id": pa.array(ids, pa.string()),
             "messages": _user_turns(texts),
-            "source": self._same(self._layout.source),
-            "gold_category": categories,
-            "suite": suites,
-            "is_harmful": is_harmful,
-            "references": references,
-            "metadata": [list(each.items()) for each in metadata],
+            "source": pa.repeat(pa.scalar(self._layout.source), len(ids)),
         }
+        for name, values in zip(Labels._fields, labels, strict=True):
+            prompts[name] = _array(values, PROMPTS.field(name).type)
         table = pa.table(prompts, schema=PROMPTS)
         pairs = self._pairs(ids, table) if self._layout.is_pairs else PAIRS.empty_table()
         mapped = MappedRows(self._places, self._source_ids(), _together(labels), table, pairs)
@@ -112,9 +108,9 @@ class _Table:
             "messages": prompts["messages"],
             "chosen": chosen,
             "rejected": rejected,
-            "chosen_is_safe": self._closed("chosen_is_safe"),
-            "rejected_is_safe": self._closed("rejected_is_safe"),
-            "dimension": dimensions,
+            "chosen_is_safe": _array(self._closed("chosen_is_safe"), pa.bool_()),
+            "rejected_is_safe": _array(self._closed("rejected_is_safe"), pa.bool_()),
+            "dimension": _array(dimensions, pa.string()),
             "category": prompts["gold_category"],
             "source": prompts["source"],
             "row": self._places,
@@ -208,9 +204,6 @@ class _Table:
             return list(values)
         return [v[element] if v is not None and element < len(v) else None for v in values]
 
-    def _same(self, value: str) -> pa.Array:
-        return pa.repeat(pa.scalar(value), len(self._places))
-
 
 def _first(columns: list[Values]) -> Values:
     """The first value of each row that is not null."""
@@ -235,6 +228,13 @@ def _together(columns: tuple[Values, ...]) -> list[Labels]:
     if all(column.count(column[0]) == number for column in columns):
         return [Labels._make(column[0] for column in columns)] * number
     return list(map(Labels._make, zip(*columns, strict=True)))
+
+
+def _array(values: Values, kind: pa.DataType) -> pa.Array:
+    """The values as an Arrow array; faster where all rows have the same."""
+    if values.count(values[0]) == len(values):
+        return pa.repeat(pa.scalar(values[0], kind), len(values))
+    return pa.array(values, kind)
 
 
 def _user_turns(texts: pa.Array) -> pa.Array:
