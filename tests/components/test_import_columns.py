@@ -148,9 +148,15 @@ def test_both_paths_give_the_same_artifacts(tmp_path, monkeypatch, adapter, data
             b'{"prompt": "a", "references": ["", " "]}\n{"prompt": "b", "references": ["", "r"]}',
         ),
         ("x.jsonl", b'{"prompt": "a"}{"prompt": "b"}\n{"prompt": "c"}'),
-        ("x.jsonl", b'{"prompt": "a"}{"prompt": "b"}\n{"prompt":\n"c"}\n'),
-        ("x.jsonl", b'{"prompt": "a", "x": {}\n{}}\n{"prompt": "b"}{"prompt": "c"}\n'),
-        ("x.jsonl", b'{"prompt": "a", "x": "}\n{"}\n{"prompt": "b"}{"prompt": "c"}\n'),
+        ("x.jsonl", b'{"prompt": "a"}{"prompt": "b"}\n{"prompt":\n"c"}\n{"prompt": "z"}'),
+        (
+            "x.jsonl",
+            b'{"prompt": "a", "x": {}\n{}}\n{"prompt": "b"}{"prompt": "c"}\n{"prompt":"z"}',
+        ),
+        (
+            "x.jsonl",
+            b'{"prompt": "a", "x": "}\n{"}\n{"prompt": "b"}{"prompt": "c"}\n{"prompt":"z"}',
+        ),
         ("x.jsonl", b'{"prompt": "a", "x": "\xff"}\n{"prompt": "b"}\n'),
         ("x.jsonl", b'{"prompt": "a", "x": 1' + b"0" * 5000 + b'}\n{"prompt": "b"}\n'),
         ("x.jsonl", b'{"prompt": "a"}\r\n{"prompt": "b"} \n{"prompt": "c"}'),
