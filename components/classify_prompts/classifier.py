@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from equilibrate_core.records import Prompt, digest
 
 logger = logging.getLogger(__name__)
 FOLDS = 3
+REPEATS = 5
+"""Times the folds are drawn anew: a penalty chosen by one drawing is a matter of luck."""
 MIN_PER_CLASS = 2
 MAX_ITERATIONS = 2000
 Floats = NDArray[np.float32]
@@ -96,9 +99,12 @@ def _cross_validated(features: Floats, target: NDArray[Any], c: float, seed: int
     keep = np.isin(target, common)  # a class of one prompt cannot be in two folds
     features, target = features[keep], target[keep]
     num_folds = min(FOLDS, *(counts[label] for label in common))
-    folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
-    found = cross_val_predict(_head(c, seed), features, target, cv=folds)
-    return float(f1_score(target, found, average="macro"))
+    scores: list[float] = []
+    for repeat in range(REPEATS):
+        folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed + repeat)
+        found = cross_val_predict(_head(c, seed), features, target, cv=folds)
+        scores.append(float(f1_score(target, found, average="macro")))
+    return fmean(scores)
 
 
 def _head(c: float, seed: int) -> Any:
