@@ -112,7 +112,8 @@ def _who(judge: str) -> str:
 def _opening(name: str, is_trusted: bool, is_good: bool) -> str:
     if is_trusted:
         return f"{name} agrees with people well enough to be read"
-    return f"{name}'s figures cannot be trusted" + (", checked on so few labels" if is_good else "")
+    doubt = f"The figures of {name[0].lower()}{name[1:]} cannot be trusted"
+    return doubt + (", checked on so few labels" if is_good else "")
 
 
 def _matched(accuracy: float, majority: float | None) -> str:

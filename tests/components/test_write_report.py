@@ -264,7 +264,7 @@ def test_a_judge_of_refusal_no_better_than_the_commonest_label_is_warned_of(worl
     assert "by verdicts that cannot be trusted: they match 52.0 % of people's labels" in refused
     assert "κ 0.020 (95 % interval −0.200 to 0.200)" in refused
     (doubt,) = [w for w in report["warnings"] if "judge of refusal" in w]
-    assert doubt.startswith("The judge of refusal's figures cannot be trusted: 52.0 % of gold")
+    assert doubt.startswith("The figures of the judge of refusal cannot be trusted: 52.0 % of gold")
     assert doubt.endswith("Nothing is shown about over-refusal and truly safe.")
     (unchecked,) = [w for w in report["warnings"] if "not been compared with people" in w]
     assert unchecked == (
@@ -280,7 +280,7 @@ def test_a_judge_of_helpfulness_that_likes_the_first_answer_is_warned_of(world):
     world.human_agreement = {"judge": HUMAN, "refusal": REFUSAL, "preference": {**HUMAN, **BLIND}}
     report = world.run()
     (doubt,) = [w for w in report["warnings"] if "people" in w or "trusted" in w]
-    assert doubt.startswith("The judge of helpfulness's figures cannot be trusted")
+    assert doubt.startswith("The figures of the judge of helpfulness cannot be trusted")
     assert doubt.endswith("Nothing is shown about the win rate.")
     assert "not to be trusted" in rows_by_key(report)["win_rate"]["note"]
     assert "trusted" not in report["verdict"]
@@ -774,7 +774,7 @@ def test_the_judge_of_the_answers_is_measured_against_people(world):
     judge, cost = report["answer_judge"], report["cost_judge"]
     assert (judge["kappa"], judge["is_trusted"], judge["num_unscored"]) == (0.7, True, 3)
     assert (cost["kappa"], cost["is_trusted"], cost["auc"]) == (0.1, False, 0.77)
-    assert "The evaluation cost model&#39;s figures cannot be trusted" in world.page
+    assert "The figures of the evaluation cost model cannot be trusted" in world.page
     assert "3 more unscored" in world.page
     assert world.metrics["answer_judge_kappa"] == 0.7
 
