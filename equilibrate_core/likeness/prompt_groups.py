@@ -3,7 +3,7 @@
 conversations -> the group of each prompt; groups -> held-out prompts. Two prompts are of one group
 if their conversations are near-duplicates, if their first user turns are equal or near-duplicates
 (one may continue the other, and hold what the other has for an answer), or if both are of one
-group with a third. Other stages use this module, too: there is one rule for all held-out parts.
+group with a third: one rule for the held-out parts of all stages.
 """
 
 from collections import Counter

@@ -75,14 +75,16 @@ def test_a_classifier_learns_from_gold_labels_and_is_measured_on_others(
     assert {row.judge.split(",")[0] for row in learned} == {"classifier on 28 gold labels"}
 
 
+def verdict_on(prompt: str) -> str:
+    """What a judge says that goes by the letters of the request."""
+    judged = prompt.rsplit("<<<REQUEST", 1)[1]
+    return f'{{"rationale": "r", "category": "{"IHD" if "bbb" in judged else "MHD"}"}}'
+
+
 def test_a_classifier_learns_from_the_llm_judges_labels_of_a_seed(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def judge(prompt: str, _: object) -> str:
-        judged = prompt.rsplit("<<<REQUEST", 1)[1]
-        return f'{{"rationale": "r", "category": "{"IHD" if "bbb" in judged else "MHD"}"}}'
-
-    generator = FakeGenerator(judge)
+    generator = FakeGenerator(lambda prompt, _: verdict_on(prompt))
     monkeypatch.setattr(panel, "open_generator", opener(generator))
     rows = made_up(60, gold=False)
     metrics, labelled = label(rows, model, tmp_path, seed_labels="llm", seed_size=20)
@@ -99,8 +101,7 @@ def test_seed_prompts_that_the_llm_judge_failed_on_are_given_to_the_head(
     def judge(prompt: str, _: object) -> str | Exception:
         if len(generator.asked) == 1:
             return RuntimeError("answered 500")
-        judged = prompt.rsplit("<<<REQUEST", 1)[1]
-        return f'{{"rationale": "r", "category": "{"IHD" if "bbb" in judged else "MHD"}"}}'
+        return verdict_on(prompt)
 
     generator = FakeGenerator(judge)
     monkeypatch.setattr(panel, "open_generator", opener(generator))
