@@ -14,6 +14,7 @@ from loaded libraries to a saved model, reference log-probs and token scores inc
     one_chunk    the vocabulary projected at kept tokens, but all at once
     all_tokens   no masks: plain DPO
     fixed_size   micro-batches of TRL's size, whatever the rows' lengths
+    wide         micro-batches of twice as many tokens
 """
 
 import argparse
@@ -242,12 +243,13 @@ def training(precision: Any, variant: str, *, learning_rate: float) -> Any:
     from equilibrate_core.training_config import TrainingConfig
 
     fixed = variant == "fixed_size"
+    tokens = 2 * MAX_LENGTH if variant == "wide" else MAX_LENGTH
     return TrainingConfig(
         epochs=1,
         batch_size=BATCH,
         # Larger micro-batches of short rows than TRL's, smaller ones of long rows.
         micro_batch_size=MICRO_BATCH if fixed else MICRO_BATCH * 2,
-        micro_batch_tokens=None if fixed else 2 * MAX_LENGTH,
+        micro_batch_tokens=None if fixed else tokens,
         learning_rate=learning_rate,
         precision=precision,
         zero_stage=0,

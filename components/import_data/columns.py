@@ -223,18 +223,25 @@ def _without_empty(values: Values) -> Values:
 
 
 def _together(columns: tuple[Values, ...]) -> list[Labels]:
-    """Labels row by row; one object where all rows have the same."""
-    number = len(columns[0])
-    if all(column.count(column[0]) == number for column in columns):
-        return [Labels._make(column[0] for column in columns)] * number
-    return list(map(Labels._make, zip(*columns, strict=True)))
+    """Labels row by row; where closed fields alone differ, rows with the same share one object."""
+    *closed, references, metadata = columns
+    if not (_all_same(references) and _all_same(metadata)):
+        return list(map(Labels._make, zip(*columns, strict=True)))
+    keys = list(zip(*closed, strict=True))
+    labels = {key: Labels._make((*key, references[0], metadata[0])) for key in set(keys)}
+    return list(map(labels.__getitem__, keys))
 
 
 def _array(values: Values, kind: pa.DataType) -> pa.Array:
     """The values as an Arrow array; faster where all rows have the same."""
-    if values.count(values[0]) == len(values):
-        return pa.repeat(pa.scalar(values[0], kind), len(values))
+    if _all_same(values):
+        return pa.array(values[:1], kind).take(np.zeros(len(values), dtype=np.int32))
     return pa.array(values, kind)
+
+
+def _all_same(values: Values) -> bool:
+    """Whether all rows have the same value."""
+    return values.count(values[0]) == len(values)
 
 
 def _user_turns(texts: pa.Array) -> pa.Array:
