@@ -1,18 +1,10 @@
-"""Generation with vllm: on accelerators in processes of its own, on CPUs in this one.
+"""Generation with vllm, in this process or in some of its own."""
 
-Every process of vllm imports it anew, which on two cores is most of the start: 25 s in one process
-against 60 s in three.
-"""
-
-import gc
 import io
-import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from equilibrate_core.chat import encode_prompt
 from equilibrate_core.completions import (
@@ -26,21 +18,12 @@ from equilibrate_core.completions import (
     in_order,
     stop_ids,
 )
-from equilibrate_core.errors import ModelError, StageError
+from equilibrate_core.errors import StageError
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.generator_dtype import resolve_dtype
 from equilibrate_core.label_tokens import first_tokens, label_completion, label_logps
 from equilibrate_core.models import check_model_folder, load_tokenizer
-
-GIB = 1024**3
-QUIET_OFFLINE = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    # A forked child inherits the parent's OpenMP threads as locks nobody will open.
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-}
+from equilibrate_core.vllm_process import device_options, start_errors, stop, vllm_process
 
 
 class VllmGenerator:
@@ -109,20 +92,12 @@ def open_vllm(config: GeneratorConfig, model_path: Path) -> Generator[VllmGenera
     check_model_folder(model_path)
     tokenizer = load_tokenizer(model_path)
     stop_ids(tokenizer)  # a tokenizer without a usable template fails before the slow start
-    before, set_num_threads = dict(os.environ), torch.set_num_threads
-    os.environ.update({**QUIET_OFFLINE, **os.environ})
-    try:
+    with vllm_process():
         engine = _start(config, model_path)
         try:
             yield VllmGenerator(engine, tokenizer)
         finally:
-            _stop(engine)
-    finally:
-        # vllm sets LD_PRELOAD and thread counts that no later child of ours should inherit, and
-        # its CPU worker replaces a function of torch.
-        torch.set_num_threads = set_num_threads
-        os.environ.clear()
-        os.environ.update(before)
+            stop(engine)
 
 
 def sampling_params(
@@ -178,20 +153,17 @@ def _start(config: GeneratorConfig, model_path: Path) -> Any:
     from vllm import LLM
     from vllm.platforms import current_platform
 
-    options: dict[str, Any] = {}
-    on_cpu = current_platform.is_cpu()
-    if on_cpu:
-        cores = sorted(os.sched_getaffinity(0))
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
-        if config.tensor_parallel_size == 1:
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        options["kv_cache_memory_bytes"] = config.cpu_kv_cache_gib * GIB
+    options: dict[str, Any] = {"enforce_eager": config.enforce_eager}
+    options |= device_options(
+        tensor_parallel_size=config.tensor_parallel_size,
+        cpu_kv_cache_gib=config.cpu_kv_cache_gib,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+    )
+    if current_platform.is_cpu():
         # A judge's instructions are reused up to a block's boundary; the default of 128 would
         # compute up to 127 tokens of them again for every row.
         options["block_size"] = 32
-    else:
-        options["gpu_memory_utilization"] = config.gpu_memory_utilization
-    try:
+    with start_errors(model_path):
         return LLM(
             model=str(model_path),
             load_format="safetensors",  # "auto" would fall back to pickles
@@ -200,24 +172,12 @@ def _start(config: GeneratorConfig, model_path: Path) -> Any:
             max_model_len=_model_len(config, model_path),
             max_num_seqs=config.batch_size,
             tensor_parallel_size=config.tensor_parallel_size,
-            enforce_eager=config.enforce_eager or on_cpu,
             enable_prefix_caching=True,
             generation_config="vllm",  # not the checkpoint's own sampling defaults
             structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
             disable_log_stats=True,
             **options,
         )
-    except (ValueError, RuntimeError, OSError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{model_path}: vllm could not start on it: {first_line}") from error
-
-
-def _stop(engine: Any) -> None:
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    engine.llm_engine.engine_core.shutdown()
-    cleanup_dist_env_and_memory()
-    gc.collect()
 
 
 def _model_len(config: GeneratorConfig, model_path: Path) -> int:

