@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from components.score_benchmarks.config import BENCHMARKS
 from components.score_benchmarks.data import read_parts
 from components.score_benchmarks.harness import open_model, score_tasks
+from components.score_benchmarks.stage import score_benchmarks
 from components.score_benchmarks.tasks import local_tasks
 from equilibrate_core.digests import ROOT
 from tests.components.test_score_benchmarks import (
@@ -94,19 +95,21 @@ def test_vllm_scores_every_item_as_transformers_does(tiny_model: Path, tmp_path:
         "dtype": "float32", "max_gen_tokens": 8, "max_length": 512, "cpu_kv_cache_gib": 1,
     }  # fmt: skip
     # In a child: on CPUs vllm binds threads and memory of the process it runs in.
-    program = [sys.executable, "-m", "components.score_benchmarks.stage"]
-    items = {}
-    for backend in ("vllm", "transformers"):
-        output = tmp_path / backend
-        arguments = ["--config", json.dumps(settings | {"backend": backend})]
-        arguments += ["--model", str(tiny_model), "--benchmark_scores", str(output)]
-        done = subprocess.run(
-            [*program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        json.loads(done.stdout)  # nothing but the stage's result
+    outputs = {backend: tmp_path / backend for backend in ("vllm", "transformers")}
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "components.score_benchmarks.stage",
+            "--config", json.dumps(settings | {"backend": "vllm"}),
+            "--model", str(tiny_model), "--benchmark_scores", str(outputs["vllm"]),
+        ],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    json.loads(done.stdout)  # nothing but the stage's result
+    score_benchmarks(config(**settings), model=tiny_model, benchmark_scores=outputs["transformers"])
+    for output in outputs.values():
         tasks = read_scores(output)["tasks"]
         assert {name: task["error"] for name, task in tasks.items()} == dict.fromkeys(BENCHMARKS)
-        items[backend] = read_items(output)
+    items = {backend: read_items(output) for backend, output in outputs.items()}
     assert len(items["vllm"]) == 2 * len(BENCHMARKS)
     assert items["vllm"] == items["transformers"]
