@@ -120,7 +120,7 @@ def _share(
     pad_id: int,
     device: torch.device,
 ) -> SharedRows:
-    commons = [_common_length(a, b) for a, b in zip(firsts, seconds, strict=True)]
+    commons = [common_length(a, b) for a, b in zip(firsts, seconds, strict=True)]
     tails = list(zip(firsts, seconds, commons, strict=True))
     ids_PM = _padded([[*a, *b[common:]] for a, b, common in tails], pad_id)
     first_P1 = torch.tensor([[len(a)] for a in firsts])
@@ -135,7 +135,8 @@ def _share(
     return SharedRows(*(part.to(device) for part in parts))
 
 
-def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Number of tokens that both sequences begin with."""
     shorter = min(len(first), len(second))
     return next((i for i in range(shorter) if first[i] != second[i]), shorter)
 

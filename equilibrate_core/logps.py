@@ -35,7 +35,8 @@ def token_logps(
 
     The token at position t is predicted from the hidden state at t - 1; position 0 has no
     prediction and must not be wanted. The vocabulary is projected at wanted positions only, in
-    chunks that are recomputed in the backward pass. log-softmax is taken in float32 at least.
+    chunks that are recomputed in the backward pass, save the last: that one is done with before
+    anything else is recomputed. log-softmax is taken in float32 at least.
     """
     if bool(wanted_NL[:, 0].any()):
         raise ValueError("position 0 has no prediction: nothing stands before it")
@@ -43,11 +44,13 @@ def token_logps(
     targets_K = batch.input_ids_NL[wanted_NL]
     with autocast(precision):
         hidden_KD, project = _hidden_at(model, batch, wanted_NL)
+        bounds = _chunks(_num_chunks(project, hidden_KD))
+        last = None if _is_sharded(project) or not bounds else bounds[-1]
         chunks = [
             checkpoint(_gather, project, hidden_KD[i:j], targets_K[i:j], use_reentrant=False)
-            if torch.is_grad_enabled()
+            if torch.is_grad_enabled() and (i, j) != last
             else _gather(project, hidden_KD[i:j], targets_K[i:j])
-            for i, j in _chunks(_num_chunks(project, hidden_KD))
+            for i, j in bounds
         ]
     logps_K = torch.cat(chunks) if chunks else hidden_KD.new_zeros(0, dtype=torch.float32)
     logps_NL = logps_K.new_zeros(batch.input_ids_NL.shape)
@@ -86,11 +89,16 @@ def _num_chunks(project: Any, hidden_KD: Tensor) -> int:
     which have a place in the graph and no value. It costs one integer all-reduced per pass.
     """
     needed = math.ceil(len(hidden_KD) / VOCABULARY_CHUNK)
-    if not hasattr(getattr(project, "weight", None), "ds_id"):
+    if not _is_sharded(project):
         return needed
     most = torch.tensor(needed, device=hidden_KD.device)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     return int(most)
+
+
+def _is_sharded(project: Any) -> bool:
+    """Whether ZeRO-3 gathers the head's weights for every call."""
+    return hasattr(getattr(project, "weight", None), "ds_id")
 
 
 def _chunks(number: int) -> list[tuple[int, int]]:

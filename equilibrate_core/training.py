@@ -73,6 +73,9 @@ class Trainer(Generic[RowT]):
                 model_parameters=groups,
                 config=_deepspeed_config(config, self.world),
             )
+        if self.world == 1 and not config.zero_stage:
+            # Nobody to add gradients up with: DeepSpeed would copy them all out and back again.
+            self.engine.enable_backward_allreduce = False
 
     def train(
         self,
@@ -274,8 +277,9 @@ def _deepspeed_config(config: TrainingConfig, world: int) -> dict[str, Any]:
             "params": {
                 "lr": config.learning_rate,
                 "betas": list(config.adam_betas),
-                # Building the fused optimizer takes a compiler and a minute; torch's is as exact.
+                # Building DeepSpeed's own takes a compiler and a minute; torch's is as exact.
                 "torch_adam": True,
+                "fused": True,
             },
         },
         "steps_per_print": 2**31,

@@ -20,8 +20,9 @@ class TrainingConfig(Config):
     the result."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens of both answers, padding included, per forward pass and process at most: bounds the
-    memory that long pairs take, so that micro_batch_size can suit short ones. A pair that has more
-    by itself goes alone. None sets no bound."""
+    memory that long pairs take, so that micro_batch_size can suit short ones. What two answers have
+    in common counts once where the model computes it once. A pair that has more by itself goes
+    alone. None sets no bound."""
     learning_rate: float = Field(default=2e-5, gt=0)
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

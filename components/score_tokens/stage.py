@@ -18,7 +18,7 @@ from torch import Tensor
 from components.score_tokens.config import ScoreTokensConfig
 from components.score_tokens.token_means import token_means
 from equilibrate_core.artifacts import Counts, write_json
-from equilibrate_core.batches import PaddedBatch
+from equilibrate_core.batches import PaddedBatch, common_length
 from equilibrate_core.chat import Encoded
 from equilibrate_core.encoded_pairs import encode_pair
 from equilibrate_core.errors import DataError, ModelError, StageError
@@ -165,7 +165,7 @@ def _pass(
 ) -> list[TokenTable]:
     """Run a model over all pairs, those of like length together, and restore their order."""
     pairs = list(zip(answers[::2], answers[1::2], strict=True))
-    order = sorted(range(len(pairs)), key=lambda i: sum(len(_ids(side)) for side in pairs[i]))
+    order = sorted(range(len(pairs)), key=lambda i: _shared_length(*pairs[i]))
     size = max(1, config.batch_size // 2)
     tables: dict[int, TokenTable] = {}
     with Progress(label, total=len(answers), unit="answer") as progress:
@@ -224,6 +224,12 @@ def _scored_pair(
 
 def _ids(answer: Encoded) -> list[int]:
     return answer.prompt_ids + answer.response_ids
+
+
+def _shared_length(first: Encoded, second: Encoded) -> int:
+    """Tokens of two answers to a prompt where what they have in common is held once."""
+    both = _ids(first), _ids(second)
+    return sum(map(len, both)) - common_length(*both)
 
 
 def _mean(values: Sequence[float]) -> float:

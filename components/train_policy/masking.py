@@ -50,6 +50,11 @@ class PolicyRow:
         answers = len(self.chosen.token_ids) + len(self.rejected.token_ids)
         return 2 * len(self.prompt_ids) + answers
 
+    @property
+    def shared_length(self) -> int:
+        """Tokens of both sides where what they have in common is held once."""
+        return self.length - len(self.prompt_ids) - self.first_difference
+
 
 def policy_row(pair: ScoredPair, ama: AmaConfig) -> PolicyRow:
     """Row of a scored pair with all-ones masks (plain DPO)."""

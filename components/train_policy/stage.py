@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from components.train_policy.masking import (
 from components.train_policy.objective import PolicyObjective
 from components.train_policy.previews import mask_previews
 from equilibrate_core.artifacts import Counts, StageRun, read_manifest, write_json
+from equilibrate_core.batches import can_share
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
 from equilibrate_core.errors import ArtifactError, ConfigError, DataError
 from equilibrate_core.models import check_processes, load_causal_lm, load_tokenizer
@@ -163,7 +165,7 @@ def _train(
     steps: list[StepLog] = []
     trainer.train(
         rows,
-        lambda row: row.length,
+        attrgetter("shared_length" if can_share(held_out.model) else "length"),
         steps.append,
         label=f"train policy ({config.loss})",
         prepare=lambda batch: _apply_batch_mean(config, batch),

@@ -6,12 +6,13 @@ pairs of token ids -> per-pair loss and accuracies.
 # B = pairs in the batch, N = 2B sequences, L = padded length, T = compared positions
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equilibrate_core.batches import PaddedBatch
+from equilibrate_core.batches import PaddedBatch, common_length
 from equilibrate_core.losses import (
     cost_loss_per_value,
     position_mean,
@@ -37,6 +38,11 @@ class ScorerRow:
     def length(self) -> int:
         """Tokens of both sides."""
         return len(self.first_ids) + len(self.second_ids)
+
+    @cached_property
+    def shared_length(self) -> int:
+        """Tokens of both sides where what they have in common is held once."""
+        return self.length - common_length(self.first_ids, self.second_ids)
 
 
 class ScorerObjective(nn.Module):

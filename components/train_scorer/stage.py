@@ -5,6 +5,7 @@ scorer_pairs + base model -> a sequence-classification directory with its calibr
 
 import logging
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.objective import ScorerObjective, ScorerRow
 from components.train_scorer.splits import HELD_OUT, TRAINED, prompt_fates
 from equilibrate_core.artifacts import Counts, StageRun, write_json
+from equilibrate_core.batches import can_share
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
 from equilibrate_core.encoded_pairs import encode_pair
 from equilibrate_core.errors import DataError
@@ -42,16 +44,17 @@ def train_scorer(
     logger.info("%s model: %d rows, %d held out", config.kind, len(rows), len(held_out))
     with checkpoints_of(run, config.training) as checkpoints:
         trainer = _trainer(config, model, tokenizer, checkpoints)
+        length = attrgetter("shared_length" if can_share(model) else "length")
 
         def evaluate() -> tuple[ScorerConstants, Metrics]:
-            values = trainer.evaluate(held_out, lambda row: row.length)
+            values = trainer.evaluate(held_out, length)
             constants = calibrate(config, values)
             return constants, held_out_metrics(config, held_out, values, constants)
 
         steps: list[StepLog] = []
         trainer.train(
             rows,
-            lambda row: row.length,
+            length,
             steps.append,
             label=f"train {config.kind} model",
             held_out=lambda: _named_held_out(evaluate()[1]),

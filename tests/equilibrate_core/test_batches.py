@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from components.train_policy.config import AmaConfig
+from components.train_policy.masking import policy_row
+from components.train_scorer.objective import ScorerRow
 from equilibrate_core.batches import PaddedBatch, can_share, hidden_states
 from equilibrate_core.chat import encode_answer
 from equilibrate_core.logps import span_mask, token_logps
 from equilibrate_core.models import load_causal_lm, load_tokenizer
-from equilibrate_core.records import Message
+from equilibrate_core.records import Message, ScoredPair
 from equilibrate_core.scorer import new_scorer_model, token_values
 
 CPU = torch.device("cpu")
@@ -51,6 +54,35 @@ def test_shared_rows_are_used_and_hold_fewer_tokens(folder: Path) -> None:
     apart, together, _ = both(load_tokenizer(folder))
     assert can_share(model) and together.shared is not None
     assert together.shared.input_ids_PM.numel() < apart.input_ids_NL.numel()
+
+
+def test_the_rows_of_both_trainings_know_how_many_tokens_they_have_in_a_shared_row(
+    folder: Path,
+) -> None:
+    firsts, seconds, starts = encoded(load_tokenizer(folder))
+    for first, second, start in zip(firsts, seconds, starts, strict=True):
+        shared = PaddedBatch.of_pairs([first], [second], pad_id=0, device=CPU).shared
+        assert shared is not None
+        num_tokens = shared.input_ids_PM.shape[1]
+        assert ScorerRow(first, second, (start, start), 1, -1).shared_length == num_tokens
+        pair = scored(first[:start], first[start:], second[start:])
+        assert policy_row(pair, AmaConfig()).shared_length == num_tokens
+
+
+def scored(prompt: list[int], chosen: list[int], rejected: list[int]) -> ScoredPair:
+    """A pair of these tokens with figures of nought."""
+    sides: dict[str, Any] = {}
+    for side, ids in (("chosen", chosen), ("rejected", rejected)):
+        noughts = [0.0] * len(ids)
+        sides |= {side: "a", f"{side}_token_ids": ids, f"{side}_segment_ids": list(range(len(ids)))}
+        sides |= {f"{side}_{name}": noughts for name in ("rewards", "costs", "reference_logps")}
+        sides |= {f"{side}_initial_{name}": 0.0 for name in ("reward", "cost")}
+    return ScoredPair.model_validate(
+        {
+            "id": "1", "prompt_id": "1", "messages": [{"role": "user", "content": "q"}],
+            "dimension": "harmless", "source": "s", "prompt_token_ids": prompt, **sides,
+        }
+    )  # fmt: skip
 
 
 def test_the_second_answer_goes_on_where_the_common_opening_ends() -> None:

@@ -94,3 +94,16 @@ def test_position_zero_cannot_be_wanted(folder: Path) -> None:
     ids, _ = sequences(load_tokenizer(folder))
     with pytest.raises(ValueError, match="position 0"):
         response_logps(model, ids[:1], [0], 0)
+
+
+@pytest.mark.parametrize(("num_tokens", "num_calls"), [(7, 1), (8, 3), (21, 5)])
+def test_every_chunk_but_the_last_is_computed_again_for_the_backward_pass(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, num_tokens: int, num_calls: int
+) -> None:
+    model = load_causal_lm(folder)
+    calls: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr("equilibrate_core.logps.VOCABULARY_CHUNK", 7)
+    row = list(range(20, 20 + num_tokens + 1))
+    response_logps(model, [row], [1], 0).sum().backward()
+    assert len(calls) == num_calls

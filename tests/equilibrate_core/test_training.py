@@ -140,6 +140,12 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_stage() -> None:
         trainer.evaluate([ROWS[1], [math.nan, 0.0]], lambda row: 1)
 
 
+def test_gradients_of_the_only_process_are_added_up_with_nobody() -> None:
+    trainer: Trainer = Trainer(Line(), settings(), seed=0)
+    assert trainer.world == 1
+    assert not trainer.engine.enable_backward_allreduce
+
+
 class Recorded(Line):
     """Remembers the x of the rows of every forward pass."""
 
