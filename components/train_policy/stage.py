@@ -57,7 +57,7 @@ def train_policy(
         eval_pairs=eval_pairs,
         base_model=base_model,
     )
-    _check_reference(run, scored_pairs)
+    _check_reference(config, run, scored_pairs)
     tokenizer = load_tokenizer(base_model)
     counts = Counts()
     rows = training_rows(config, scored_pairs, counts)
@@ -97,13 +97,24 @@ def masked_rows(config: TrainPolicyConfig, scored_pairs: Path) -> list[PolicyRow
     return _with_masks(config, rows, _fixed_baseline(config, scored_pairs))
 
 
-def _check_reference(run: StageRun, scored_pairs: Path) -> None:
-    """Raise ArtifactError where the cached reference log-probs are another model's."""
-    reference = read_manifest(scored_pairs).inputs.get("reference_model")
+def _check_reference(config: TrainPolicyConfig, run: StageRun, scored_pairs: Path) -> None:
+    """Raise where the cached reference log-probs are not what the policy starts from.
+
+    ArtifactError for another model's, ConfigError for those of another precision.
+    """
+    manifest = read_manifest(scored_pairs)
+    reference = manifest.inputs.get("reference_model")
     if reference not in (None, run.inputs["base_model"]):
         raise ArtifactError(
             f"{scored_pairs}: its reference log-probs are those of model {reference[:12]}, not of "
             f"base_model {run.inputs['base_model'][:12]}; run score_tokens with this model"
+        )
+    ours, theirs = config.training.precision, manifest.config.get("precision")
+    if theirs not in (None, ours):
+        raise ConfigError(
+            f"{scored_pairs}: its reference log-probs were computed in {theirs}, but "
+            f"training.precision is {ours}, so that step 0 would not be at ln 2; set "
+            f"training.precision: {theirs}, or run score_tokens with precision: {ours}"
         )
 
 
