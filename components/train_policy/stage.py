@@ -6,7 +6,7 @@ scored_pairs + eval_pairs + base model -> an aligned Hugging Face directory with
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from equilibrate_core.scorer import pad_token
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset
 from equilibrate_core.training import StepLog, Trainer
-from equilibrate_core.training_log import write_training_log
+from equilibrate_core.training_log import live_events, write_training_log
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +62,11 @@ def train_policy(
     counts = Counts()
     rows = training_rows(config, scored_pairs, counts)
     eval_rows = held_out_rows(config, read_dataset(eval_pairs, Pair), tokenizer, counts)
-    with checkpoints_of(run, config.training) as checkpoints:
+    with checkpoints_of(run, config.training) as checkpoints, live_events(policy) as live:
         adapters, model = _with_lora(load_causal_lm(base_model), config)
         trainer = _trainer(config, model, tokenizer, checkpoints)
         held_out = HeldOut(config, eval_rows, trainer, model, adapters)
-        steps = _train(config, rows, trainer, held_out)
+        steps = _train(config, rows, trainer, held_out, live)
         seen = _as_batched(config, rows, trainer)
         metrics = _metrics(steps, rows, seen, counts) | {"num_held_out": len(eval_rows)}
         metrics |= held_out.figures()
@@ -170,12 +170,18 @@ def _train(
     rows: Sequence[PolicyRow],
     trainer: Trainer[PolicyRow],
     held_out: HeldOut,
+    live: Callable[[StepLog], None],
 ) -> list[StepLog]:
     steps: list[StepLog] = []
+
+    def log(step: StepLog) -> None:
+        steps.append(step)
+        live(step)
+
     trainer.train(
         rows,
         lambda row: row.length,
-        steps.append,
+        log,
         label=f"train policy ({config.loss})",
         prepare=lambda batch: _apply_batch_mean(config, batch),
         held_out=held_out.figures,
