@@ -16,6 +16,7 @@ from equilibrate_core import s3
 from equilibrate_core.artifacts import MANIFEST, remove
 from equilibrate_core.errors import StorageError
 from equilibrate_core.s3_uris import is_s3, join_uri
+from equilibrate_core.scratch_folders import open_scratch, scratch
 
 
 class Store(ABC):
@@ -159,6 +160,10 @@ class S3Store(Store):
 
     seen_by_all_nodes = False
 
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self._lock: int | None = None
+
     def read(self, name: str) -> tuple[bytes, str] | None:
         """See Store."""
         uri = join_uri(self.uri, name)
@@ -186,7 +191,10 @@ class S3Store(Store):
 
     def draft(self, name: str) -> Path:
         """See Store."""
-        return Path(tempfile.mkdtemp(prefix="equilibrate-checkpoint-"))
+        if self._lock is not None:
+            os.close(self._lock)  # of the draft before this one
+        draft, self._lock = open_scratch()
+        return draft
 
     def add(self, draft: Path, name: str) -> None:
         """See Store."""
@@ -200,9 +208,9 @@ class S3Store(Store):
     @contextmanager
     def fetched(self, name: str) -> Generator[Path]:
         """See Store."""
-        with tempfile.TemporaryDirectory(prefix="equilibrate-checkpoint-") as folder:
-            s3.download_folder(join_uri(self.uri, name), Path(folder))
-            yield Path(folder)
+        with scratch() as folder:
+            s3.download_folder(join_uri(self.uri, name), folder)
+            yield folder
 
     def remove(self, name: str) -> None:
         """See Store."""

@@ -27,7 +27,12 @@ from equilibrate_core.checkpoint_manifest import (
     matching,
 )
 from equilibrate_core.checkpoint_store import Store, open_store
-from equilibrate_core.engine_state import load_engine, random_state, save_engine, set_random_state
+from equilibrate_core.engine_state import (
+    load_engine,
+    save_engine,
+    save_random_state,
+    set_random_state,
+)
 from equilibrate_core.errors import AlteredError, ArtifactError, StorageError
 from equilibrate_core.file_waits import (
     from_every_process,
@@ -109,15 +114,10 @@ class Checkpoints:
         started = time.monotonic()
         name = from_process_0(lambda: f"step-{state.step:08d}-{self.lease.owner}")
         once = from_process_0 if self.store.seen_by_all_nodes else from_first_of_node
-        draft = Path(once(lambda: str(self.store.draft(name))))
-        save_engine(engine, draft)
-        torch.save(random_state(), draft / f"random-{dist.get_rank():05d}.pt")
-        wait_for_all()
-        others = self._other_nodes_files(draft, name)
-        saved = from_process_0(
-            lambda: others is not None and self._published(draft, name, state, others)
-        )
-        if dist.get_rank() == 0 or (not self.store.seen_by_all_nodes and is_first_of_node()):
+        draft = once(lambda: self._new_draft(name))
+        saved = self._written(engine, draft) and self._stored(Path(draft), name, state)
+        alone = dist.get_rank() == 0 or (not self.store.seen_by_all_nodes and is_first_of_node())
+        if alone and draft:
             shutil.rmtree(draft, ignore_errors=True)  # what was not stored must not fill the disk
         now = time.monotonic()
         if saved:
@@ -152,6 +152,37 @@ class Checkpoints:
         self._saved_at, self._saved_step = time.monotonic(), state.step
         return state
 
+    def _new_draft(self, name: str) -> str:
+        """An empty folder for this node's files; no name where there is no room for one."""
+        try:
+            return str(self.store.draft(name))
+        except OSError as error:
+            self._warn(error)
+            return ""
+
+    def _written(self, engine: Any, draft: str) -> bool:
+        """Whether every process has written its part into its node's draft."""
+        if not all(from_every_process(draft)):
+            return False
+        written = True
+        try:
+            save_engine(engine, Path(draft))
+            save_random_state(Path(draft) / f"random-{dist.get_rank():05d}.pt")
+        except OSError as error:
+            self._warn(error)
+            written = False
+        return all(from_every_process(written))
+
+    def _stored(self, draft: Path, name: str, state: TrainingState) -> bool:
+        """Whether all nodes' drafts are in the store, as one checkpoint."""
+        others = self._other_nodes_files(draft, name)
+        return from_process_0(
+            lambda: others is not None and self._published(draft, name, state, others)
+        )
+
+    def _warn(self, error: Exception) -> None:
+        logger.warning("%s: checkpoint not saved: %s", self.store.uri, error)
+
     def _other_nodes_files(self, draft: Path, name: str) -> dict[str, FileEntry] | None:
         """Files that the first process of every other node has added to the store.
 
@@ -163,7 +194,7 @@ class Checkpoints:
                 added = file_entries(draft)
                 self.store.add(draft, name)
             except (StorageError, OSError) as error:
-                logger.warning("%s: checkpoint not saved: %s", self.store.uri, error)
+                self._warn(error)
                 added = None
         merged: dict[str, FileEntry] = {}
         for files in from_every_process(added):
@@ -181,7 +212,7 @@ class Checkpoints:
             (draft / STATE_FILE).write_text(json.dumps(record))
             self._publish(draft, name, state.step, others)
         except (StorageError, OSError) as error:
-            logger.warning("%s: checkpoint not saved: %s", self.store.uri, error)
+            self._warn(error)
             return False
         return True
 

@@ -6,17 +6,16 @@ and a few named classes alone. Random state of every library <-> plain values an
 
 import os
 import random
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
-
-from equilibrate_core.artifacts import remove
 
 ENGINE = "engine"
 DEEPSPEED_CLASSES: list[Any] = [LossScaler, ZeroStageEnum, fragment_address]
@@ -24,13 +23,56 @@ DEEPSPEED_CLASSES: list[Any] = [LossScaler, ZeroStageEnum, fragment_address]
 
 
 def save_engine(engine: Any, folder: Path) -> None:
-    """Add every process's part of the engine to a folder; all of them call it together."""
-    engine.save_checkpoint(
-        str(folder), tag=ENGINE, save_latest=False, exclude_frozen_parameters=True
-    )
-    if dist.get_rank() == 0:
-        for path in folder.glob("*.py"):  # scripts that DeepSpeed drops beside its files
-            remove(path)
+    """Add every process's part of the engine to a folder; all of them call it together.
+
+    Raises OSError where this process could not write, but only once all of them are through:
+    DeepSpeed waits for every process at the end, and one that left early would hold up the others.
+    """
+    with _kept_faults(engine) as faults:
+        engine.save_checkpoint(
+            str(folder), tag=ENGINE, save_latest=False, exclude_frozen_parameters=True
+        )
+    if faults:
+        raise faults[0]
+
+
+def save_random_state(path: Path) -> None:
+    """Write `random_state` to a file. Raises OSError where that is impossible."""
+    with _as_os_error():
+        torch.save(random_state(), path)
+
+
+@contextmanager
+def _kept_faults(engine: Any) -> Generator[list[OSError]]:
+    """What goes wrong while DeepSpeed writes its files, for the length of the block."""
+    faults: list[OSError] = []
+    write = engine.checkpoint_engine.save
+
+    def save(*arguments: Any, **options: Any) -> None:
+        try:
+            with _as_os_error():
+                write(*arguments, **options)
+        except OSError as error:
+            faults.append(error)
+
+    def copy_no_scripts(folder: str) -> None:
+        """Leave out what DeepSpeed has one process alone copy there, outside of `save`."""
+
+    engine.checkpoint_engine.save = save
+    engine._copy_recovery_script = copy_no_scripts
+    try:
+        yield faults
+    finally:
+        del engine.checkpoint_engine.save, engine._copy_recovery_script
+
+
+@contextmanager
+def _as_os_error() -> Generator[None]:
+    """Errors of the disk as such: torch tells of a full one by a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error).strip().splitlines()[0]) from error
 
 
 def load_engine(engine: Any, folder: Path) -> None:

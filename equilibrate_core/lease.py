@@ -1,7 +1,8 @@
 """A lease on a folder: one process at a time writes there, and a dead one's is taken over.
 
 It is an object written on a condition (absent, or unchanged since it was read), so of several
-takers one wins; its holder renews it, and notices when another has taken it.
+takers one wins; its holder renews it, and notices when another has taken it. Whether it is still
+renewed, a taker finds out by watching it: clocks of two machines are never compared.
 """
 
 import json
@@ -43,8 +44,8 @@ class Lease:
     def held(self) -> Generator["Lease"]:
         """Take the lease, renew it in the background, and give it back at the end.
 
-        Waits for a lease whose holder may be dead to run out. Raises StageError when the holder
-        turns out to be alive.
+        Waits until a lease whose holder may be dead has not been renewed for its length. Raises
+        StageError when the holder turns out to be alive.
         """
         self._acquire()
         renewing = threading.Thread(target=self._renew_until_ended, daemon=True)
@@ -66,18 +67,21 @@ class Lease:
     def _acquire(self) -> None:
         tag = self.store.put_if_absent(NAME, self._content())
         first: str | None = None
+        first_seen = time.monotonic()
         refusals = 0
         while tag is None:
             found = self.store.read(NAME)
             holder: dict[str, Any] = json.loads(found[0]) if found else {}
-            first = first or (found[1] if found else None)
+            if found and first is None:
+                first, first_seen = found[1], time.monotonic()
             if found and found[1] != first:
                 raise StageError(
                     f"{self.store.uri}: held by a live run on {holder.get('host')} (process "
                     f"{holder.get('pid')}); stop that one, or give another checkpoint_uri"
                 )
-            if found and holder.get("expires", 0.0) > time.time() and not _is_dead(holder):
-                self._wait(holder)
+            left = first_seen + holder.get("length_s", LENGTH_S) - time.monotonic()
+            if found and left > 0 and not holder.get("given_back") and not _is_dead(holder):
+                self._wait(left)
                 continue
             self._pause(refusals)
             refusals, first = refusals + 1, None
@@ -100,12 +104,11 @@ class Lease:
         if self._lost:
             return
         try:
-            self.store.replace_if_match(NAME, self._content(time.time()), self._tag)
+            self.store.replace_if_match(NAME, self._content(given_back=True), self._tag)
         except (StorageError, OSError) as error:  # it runs out by itself
             logger.warning("%s: could not give the lease back: %s", self.store.uri, error)
 
-    def _wait(self, holder: dict[str, Any]) -> None:
-        left = holder["expires"] - time.time()
+    def _wait(self, left: float) -> None:
         logger.info("%s: waiting up to %.0f s for a lease to run out", self.store.uri, left)
         time.sleep(max(0.05, min(left, 1.0)))
 
@@ -121,13 +124,15 @@ class Lease:
                 return
             self._tag = tag
 
-    def _content(self, expires: float | None = None) -> bytes:
+    def _content(self, *, given_back: bool = False) -> bytes:
         record = {
             "owner": self.owner,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "process": _process(os.getpid()),
-            "expires": expires or time.time() + self.length_s,
+            "length_s": self.length_s,
+            "given_back": given_back,
+            "write": uuid.uuid4().hex,  # so that a renewal always differs from the one before it
         }
         return json.dumps(record).encode()
 

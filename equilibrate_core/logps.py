@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from equilibrate_core.batches import PaddedBatch, hidden_states
 from equilibrate_core.models import Precision, autocast
+from equilibrate_core.plain_head import has_plain_head
 
 VOCABULARY_CHUNK = 256
 """Tokens projected to the vocabulary at a time: bounds memory to chunk x V floats."""
@@ -58,7 +59,7 @@ def token_logps(
 
 
 def _hidden_at(model: Any, batch: PaddedBatch, wanted_NL: Tensor) -> tuple[Tensor, Any]:
-    if _has_plain_head(model):
+    if has_plain_head(model):
         hidden_NLD = hidden_states(model, batch)
         return hidden_NLD[:, :-1][wanted_NL[:, 1:]], model.get_output_embeddings()
     # Heads with more than a projection (soft-capping, scaling) stay with the model's own code.
@@ -66,11 +67,6 @@ def _hidden_at(model: Any, batch: PaddedBatch, wanted_NL: Tensor) -> tuple[Tenso
         input_ids=batch.input_ids_NL, attention_mask=batch.attention_mask_NL, use_cache=False
     ).logits
     return logits_NLV[:, :-1][wanted_NL[:, 1:]], torch.nn.Identity()
-
-
-def _has_plain_head(model: Any) -> bool:
-    extras = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_width_multiplier")
-    return all(getattr(model.config, name, None) in (None, 1, 1.0) for name in extras)
 
 
 def _gather(project: Any, hidden_KD: Tensor, targets_K: Tensor) -> Tensor:

@@ -21,7 +21,12 @@ def dpo_loss(
 ) -> Tensor:
     """Mean DPO loss over pairs (arXiv 2305.18290, eq. 7; cDPO where `label_smoothing` > 0).
 
-    Arguments are summed response log-probs in nats, shape (B,). Step-0 loss is ln 2.
+    With gap = (log π(y_w) - log π_ref(y_w)) - (log π(y_l) - log π_ref(y_l)), w chosen, l rejected:
+
+        L = mean_B[ -(1 - ε) log σ(β gap) - ε log σ(-β gap) ],   ε = label_smoothing
+
+    Arguments are summed response log-probs in nats, shape (B,); `beta` is per nat. The result is a
+    scalar in nats, ln 2 where policy and reference are equal (step 0).
     """
     gap_B = preference_gap(
         policy_chosen_B, policy_rejected_B, reference_chosen_B, reference_rejected_B
@@ -41,9 +46,14 @@ def adpo_loss(
 ) -> Tensor:
     """Mean ADPO loss over pairs: DPO over the tokens that the AMA masks keep (arXiv 2502.11555).
 
-    Per-token log-probs in nats and boolean masks, shape (B, T). All-ones masks give DPO; empty
-    masks give ln 2 and zero gradient. No gradient flows into the masks. The paper states the mask
-    but no loss: this one masks policy and reference alike (ARCHITECTURE.md, 8).
+    With Δ_t = log π(y_t) - log π_ref(y_t) and M_t the mask, 1 where a token is kept:
+
+        L = mean_B[ -log σ(β (Σ_t M^w_t Δ^w_t - Σ_t M^l_t Δ^l_t)) ]
+
+    Per-token log-probs in nats and boolean masks, shape (B, T), T differing between chosen and
+    rejected; `beta` is per nat, the result a scalar in nats. All-ones masks give DPO; empty masks
+    give ln 2 and zero gradient. No gradient flows into the masks. The paper states the mask but no
+    loss: this one masks policy and reference alike (ARCHITECTURE.md, 8).
     """
     return dpo_loss(
         masked_sum(policy_chosen_BT, chosen_mask_BT),
@@ -57,8 +67,12 @@ def adpo_loss(
 def reward_loss(better_B: Tensor, worse_B: Tensor, *, regularization: float) -> Tensor:
     """Mean reward-model loss over pairs (Safe RLHF, eq. 5; Bradley-Terry plus mean of squares).
 
-    Values read at the last response token, shape (B,), or at every compared position, shape
-    (B, T) - then use `position_mean` first. `regularization` is mu, on the mean over both answers.
+        L = mean_B[ -log σ(R_w - R_l) + μ (R_w² + R_l²) / 2 ],   μ = regularization
+
+    Rewards of the better and the worse answer, without a unit, read at the last response token,
+    shape (B,); the result is a scalar in nats. Token-wise, with values of shape (B, T), the loss is
+    taken at every position and averaged afterwards: `reward_loss_per_value`, then `position_mean`.
+    The loss of mean values would be another one, and says nothing of a single position.
     """
     return reward_loss_per_value(better_B, worse_B, regularization=regularization).mean()
 
@@ -71,10 +85,16 @@ def cost_loss(
     *,
     regularization: float,
 ) -> Tensor:
-    """Mean cost-model loss over pairs (Safe RLHF, eq. 6).
+    """Mean cost-model loss over pairs (Safe RLHF, eq. 6, plus mean of squares).
 
-    Costs, shape (B,), and signs, +1 harmful and -1 harmless. Datasets store the opposite flag
-    (`is_safe`): `harm_sign` is the one place that converts.
+    With w the more harmful answer and s its sign, +1 harmful and -1 harmless:
+
+        L = mean_B[ -log σ(C_w - C_l) - log σ(s_w C_w) - log σ(s_l C_l) + μ (C_w² + C_l²) / 2 ]
+
+    Costs, without a unit, at the last response token, and signs, all of shape (B,); C <= 0 means
+    safe, μ is `regularization`, the result a scalar in nats. Token-wise: `cost_loss_per_value` over
+    (B, T) with signs (B, 1), then `position_mean`. Datasets store the opposite flag (`is_safe`):
+    `harm_sign` is the one place that converts.
     """
     return cost_loss_per_value(
         more_harmful_B,

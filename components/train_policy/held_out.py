@@ -22,6 +22,7 @@ from equilibrate_core.encoded_pairs import REFUSED, encode_pair
 from equilibrate_core.errors import DataError
 from equilibrate_core.logps import PaddedBatch, span_mask
 from equilibrate_core.models import autocast
+from equilibrate_core.plain_head import has_plain_head
 from equilibrate_core.records import Pair
 from equilibrate_core.stage import Metrics
 from equilibrate_core.training import Trainer
@@ -83,7 +84,7 @@ class HeldOut:
             figures = trainer.evaluate(rows, _length)
         self.rows = [_anchored(r, f, config.beta) for r, f in zip(rows, figures, strict=True)]
         self.kl_rows = self.rows[: config.max_kl_pairs]
-        if self.kl_rows and not self._has_plain_head():
+        if self.kl_rows and not has_plain_head(model):
             logger.warning("the head is more than a projection: no held_out_kl is computed")
             self.kl_rows = []
         if adapters is None and self.kl_rows:
@@ -153,18 +154,6 @@ class HeldOut:
     def _batches(self) -> list[Sequence[PolicyRow]]:
         passes = evaluation_passes(self.config.training, [_length(row) for row in self.kl_rows])
         return [[self.kl_rows[place] for place in places] for places in passes]
-
-    @torch.no_grad()
-    def _has_plain_head(self) -> bool:
-        """Whether logits are a projection of the hidden states and nothing else."""
-        ids_1L = torch.tensor([self.kl_rows[0].prompt_ids[:8]], device=self.model.device)
-        self.trainer.engine.eval()
-        with self.trainer.as_local_rank():
-            base = getattr(self.model, self.model.base_model_prefix)
-            hidden_1LD = base(input_ids=ids_1L, use_cache=False).last_hidden_state
-            expected = self.model.get_output_embeddings()(hidden_1LD)
-            logits = self.model(input_ids=ids_1L, use_cache=False).logits
-        return torch.allclose(logits.float(), expected.float(), rtol=1e-3, atol=1e-3)
 
     def _copied_head(self) -> Any:
         """The reference's own head, which training would change under it."""

@@ -15,6 +15,7 @@ from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.logps import token_logps
 from equilibrate_core.losses import preference_loss_per_pair
 from equilibrate_core.models import Precision
+from equilibrate_core.plain_head import has_plain_head
 
 
 class PolicyObjective(nn.Module):
@@ -22,6 +23,7 @@ class PolicyObjective(nn.Module):
 
     def __init__(self, model: Any, *, beta: float, pad_id: int, precision: Precision) -> None:
         super().__init__()
+        has_plain_head(model)  # found out now, since training may shard the model
         self.model = model
         self.beta, self.pad_id = beta, pad_id
         self.precision: Precision = precision

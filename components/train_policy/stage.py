@@ -6,7 +6,7 @@ scored_pairs + eval_pairs + base model -> an aligned Hugging Face directory with
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from equilibrate_core.scorer import pad_token
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset
 from equilibrate_core.training import StepLog, Trainer
-from equilibrate_core.training_log import write_training_log
+from equilibrate_core.training_log import live_events, write_training_log
 
 logger = logging.getLogger(__name__)
 
@@ -59,16 +59,16 @@ def train_policy(
         eval_pairs=eval_pairs,
         base_model=base_model,
     )
-    _check_reference(run, scored_pairs)
+    _check_reference(config, run, scored_pairs)
     tokenizer = load_tokenizer(base_model)
     counts = Counts()
     rows = training_rows(config, scored_pairs, counts)
     eval_rows = held_out_rows(config, read_dataset(eval_pairs, Pair), tokenizer, counts)
-    with checkpoints_of(run, config.training) as checkpoints:
+    with checkpoints_of(run, config.training) as checkpoints, live_events(policy) as live:
         adapters, model = _with_lora(load_causal_lm(base_model), config)
         trainer = _trainer(config, model, tokenizer, checkpoints)
         held_out = HeldOut(config, eval_rows, trainer, model, adapters)
-        steps = _train(config, rows, trainer, held_out)
+        steps = _train(config, rows, trainer, held_out, live)
         seen = _as_batched(config, rows, trainer)
         metrics = _metrics(steps, rows, seen, counts) | {"num_held_out": len(eval_rows)}
         metrics |= held_out.figures()
@@ -99,13 +99,24 @@ def masked_rows(config: TrainPolicyConfig, scored_pairs: Path) -> list[PolicyRow
     return _with_masks(config, rows, _fixed_baseline(config, scored_pairs))
 
 
-def _check_reference(run: StageRun, scored_pairs: Path) -> None:
-    """Raise ArtifactError where the cached reference log-probs are another model's."""
-    reference = read_manifest(scored_pairs).inputs.get("reference_model")
+def _check_reference(config: TrainPolicyConfig, run: StageRun, scored_pairs: Path) -> None:
+    """Raise where the cached reference log-probs are not what the policy starts from.
+
+    ArtifactError for another model's, ConfigError for those of another precision.
+    """
+    manifest = read_manifest(scored_pairs)
+    reference = manifest.inputs.get("reference_model")
     if reference not in (None, run.inputs["base_model"]):
         raise ArtifactError(
             f"{scored_pairs}: its reference log-probs are those of model {reference[:12]}, not of "
             f"base_model {run.inputs['base_model'][:12]}; run score_tokens with this model"
+        )
+    ours, theirs = config.training.precision, manifest.config.get("precision")
+    if theirs not in (None, ours):
+        raise ConfigError(
+            f"{scored_pairs}: its reference log-probs were computed in {theirs}, but "
+            f"training.precision is {ours}, so that step 0 would not be at ln 2; set "
+            f"training.precision: {theirs}, or run score_tokens with precision: {ours}"
         )
 
 
@@ -161,12 +172,18 @@ def _train(
     rows: Sequence[PolicyRow],
     trainer: Trainer[PolicyRow],
     held_out: HeldOut,
+    live: Callable[[StepLog], None],
 ) -> list[StepLog]:
     steps: list[StepLog] = []
+
+    def log(step: StepLog) -> None:
+        steps.append(step)
+        live(step)
+
     trainer.train(
         rows,
         attrgetter("shared_length" if can_share(held_out.model) else "length"),
-        steps.append,
+        log,
         label=f"train policy ({config.loss})",
         prepare=lambda batch: _apply_batch_mean(config, batch),
         held_out=held_out.figures,

@@ -27,7 +27,7 @@ from equilibrate_core.scorer import ScorerConstants, new_scorer_model, save_scor
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset
 from equilibrate_core.training import StepLog, Trainer
-from equilibrate_core.training_log import write_training_log
+from equilibrate_core.training_log import live_events, write_training_log
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def train_scorer(
     counts = Counts()
     rows, held_out = encode_pairs(config, read_dataset(pairs, Pair), tokenizer, counts)
     logger.info("%s model: %d rows, %d held out", config.kind, len(rows), len(held_out))
-    with checkpoints_of(run, config.training) as checkpoints:
+    with checkpoints_of(run, config.training) as checkpoints, live_events(scorer) as live:
         trainer = _trainer(config, model, tokenizer, checkpoints)
         length = attrgetter("shared_length" if can_share(model) else "length")
 
@@ -52,10 +52,15 @@ def train_scorer(
             return constants, held_out_metrics(config, held_out, values, constants)
 
         steps: list[StepLog] = []
+
+        def log(step: StepLog) -> None:
+            steps.append(step)
+            live(step)
+
         trainer.train(
             rows,
             length,
-            steps.append,
+            log,
             label=f"train {config.kind} model",
             held_out=lambda: _named_held_out(evaluate()[1]),
         )

@@ -32,14 +32,18 @@ TRAINING = TrainingConfig(
     eval_every_steps=2,
 )
 
+BFLOAT16 = {
+    f"zero-{stage}-bfloat16": {"zero_stage": stage, "precision": "bfloat16"} for stage in (0, 2, 3)
+}
+
 
 def config(name: str) -> TrainPolicyConfig:
-    """`full-` or `lora-`, then a setting of the scorers' program."""
+    """`full-` or `lora-`, then a setting of the scorers' program or one in bfloat16."""
     kind, setting = name.split("-", 1)
     return TrainPolicyConfig(
         ama=AmaConfig(min_kept=0.0),
         lora=LoraConfig(rank=4) if kind == "lora" else None,
-        training=TRAINING.model_copy(update=SETTINGS[setting]),
+        training=TRAINING.model_copy(update=(SETTINGS | BFLOAT16)[setting]),
     )
 
 

@@ -246,6 +246,21 @@ def test_neither_row_order_nor_batches_change_the_scores(
                 assert found == pytest.approx(getattr(before[pair.id], f"{side}_{name}"), abs=1e-4)
 
 
+def test_references_of_another_precision_are_refused(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    training = TRAINING.model_copy(update={"precision": "bfloat16"})
+    with pytest.raises(
+        ConfigError,
+        match=r"scored: its .* computed in float32, but training\.precision is bfloat16",
+    ) as raised:
+        train(scored, tiny_model, tmp_path / "policy", training=training)
+    assert "set training.precision: float32, or run score_tokens with precision: bfloat16" in str(
+        raised.value
+    )
+    assert not (tmp_path / "policy").exists()
+
+
 def test_swapped_answers_invert_accuracy_and_rewards(
     scored: dict[str, Path], tiny_model: Path
 ) -> None:

@@ -30,8 +30,8 @@ def wait(*_: Any) -> None:
     time.sleep(SLOW_S)
 
 
-def trained(folder: Path) -> list[StepLog]:
-    config = settings(checkpoint_uri=str(folder), checkpoint_every_steps=3)
+def trained(folder: Path, **changes: Any) -> list[StepLog]:
+    config = settings(checkpoint_uri=str(folder), checkpoint_every_steps=3, **changes)
     run = StageRun(
         stage="train_scorer",
         config={"training": config.model_dump(mode="json")},

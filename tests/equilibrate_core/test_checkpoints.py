@@ -25,6 +25,7 @@ from equilibrate_core.training import Trainer
 from equilibrate_core.training_config import TrainingConfig
 from tests.components.scoring_fixtures import as_dataset, harm_pairs
 from tests.equilibrate_core.checkpoint_fixtures import newest, run_of, write_checkpoint
+from tests.equilibrate_core.full_disk import fill_disk
 from tests.equilibrate_core.test_training import Line
 from tests.equilibrate_core.test_training import settings as line_settings
 from tests.fault_proxy import fault_proxy
@@ -77,6 +78,14 @@ def assert_same_scorer(runs: Path) -> None:
     assert counts[0] == counts[1]
 
 
+def assert_nearly_same_scorer(runs: Path, name: str) -> None:
+    ours, theirs = (load_file(runs / x / "model.safetensors") for x in (name, "uninterrupted"))
+    for key, weight in theirs.items():
+        torch.testing.assert_close(ours[key], weight, atol=1e-5, rtol=0)
+    losses = [[r["loss"] for r in log_of(runs / x)] for x in (name, "uninterrupted")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
 def test_killed_at_any_moment_and_started_again_equals_uninterrupted(runs: Path) -> None:
     shutil.rmtree(runs / "resumed", ignore_errors=True)
     uri = runs / "checkpoints"
@@ -93,11 +102,16 @@ def test_killed_at_any_moment_and_started_again_equals_uninterrupted(runs: Path)
 
 
 def test_killed_while_uploading_to_s3_and_started_again_equals_uninterrupted(
-    runs: Path, bucket: str
+    runs: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(runs / "resumed", ignore_errors=True)
-    codes, errors = interrupted(runs, f"{bucket}/checkpoints", "upload:6", "-")
-    assert codes == [-9, 0], errors[-3000:]
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    codes, errors = interrupted(runs, f"{bucket}/checkpoints", "upload:6")
+    assert codes == [-9], errors[-3000:]
+    assert list(tmp_path.glob("equilibrate-checkpoint-*"))
+    codes, errors = interrupted(runs, f"{bucket}/checkpoints", "-")
+    assert codes == [0], errors[-3000:]
+    assert not list(tmp_path.glob("equilibrate-checkpoint-*"))  # the killed one's neither
     assert "resuming after step 2" in errors
     assert_same_scorer(runs)
 
@@ -105,20 +119,26 @@ def test_killed_while_uploading_to_s3_and_started_again_equals_uninterrupted(
 def test_sigterm_under_torchrun_saves_and_exits_with_75_and_the_next_run_goes_on(
     runs: Path,
 ) -> None:
-    stopped = run_program("preempted_stage", str(runs), "3", "true")
+    stopped = run_program("preempted_stage", str(runs), "3", "two", "preempted")
     assert stopped.returncode == 75, stopped.stderr[-3000:]
     assert "told to stop after step 3 of 10, which is saved" in stopped.stderr
     assert not (runs / "two").exists()
-    resumed = run_program("preempted_stage", str(runs), "3", "false")
+    resumed = run_program("preempted_stage", str(runs), "3", "two", "none")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "resuming after step 3" in resumed.stderr
-    ours, theirs = (
-        load_file(runs / name / "model.safetensors") for name in ("two", "uninterrupted")
-    )
-    for name, weight in theirs.items():
-        torch.testing.assert_close(ours[name], weight, atol=1e-5, rtol=0)
-    losses = [[r["loss"] for r in log_of(runs / x)] for x in ("two", "uninterrupted")]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert_nearly_same_scorer(runs, "two")
+
+
+def test_one_of_two_processes_killed_while_saving_and_started_again_equals_uninterrupted(
+    runs: Path,
+) -> None:
+    killed = run_program("preempted_stage", str(runs), "3", "killed", "killed")
+    assert killed.returncode not in (0, 2), killed.stderr[-3000:]
+    assert not (runs / "killed").exists()
+    resumed = run_program("preempted_stage", str(runs), "3", "killed", "none")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "resuming after step 2" in resumed.stderr  # of the second checkpoint it had one half
+    assert_nearly_same_scorer(runs, "killed")
 
 
 def test_a_store_slower_than_a_collective_may_be_ends_nothing(tmp_path: Path) -> None:
@@ -188,6 +208,44 @@ def test_a_store_that_fails_to_answer_is_no_reason_to_take_an_older_checkpoint(
             assert newest(checkpoints) == "step-2"
 
 
+@pytest.mark.parametrize("file", [1, 2], ids=["engine", "random state"])
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_does_not_end_the_run(
+    file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, checkpoints, trainer = on_full_disk(tmp_path, has_room=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", torch.save)  # to be put back
+        fill_disk(at=file)
+        assert not checkpoints.save(trainer.engine, TrainingState(step=2))
+    assert "checkpoint not saved: " in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    assert checkpoints.save(trainer.engine, TrainingState(step=3))
+    assert [path.name[:13] for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def test_a_disk_without_room_for_a_folder_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, checkpoints, trainer = on_full_disk(tmp_path, has_room=True)
+
+    def draft(name: str) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "draft", draft)
+        assert not checkpoints.save(trainer.engine, TrainingState(step=2))
+    assert checkpoints.save(trainer.engine, TrainingState(step=3))
+
+
+def test_a_disk_that_is_full_for_one_of_two_processes_holds_up_neither(tmp_path: Path) -> None:
+    done = run_program("full_disk", str(tmp_path / "checkpoints"), launcher=TORCHRUN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "checkpoint not saved: " in done.stderr
+    assert (tmp_path / "steps").read_text() == "6"
+    (prefix,) = (tmp_path / "checkpoints").iterdir()
+    assert [p.name[:13] for p in prefix.iterdir() if p.is_dir()] == ["step-00000006"]
+
+
 class FullDisk(LocalStore):
     """A folder without room for a checkpoint until some is made."""
 
@@ -199,8 +257,9 @@ class FullDisk(LocalStore):
         super().publish(draft, name)
 
 
-def on_full_disk(folder: Path) -> tuple[FullDisk, Checkpoints, Trainer]:
+def on_full_disk(folder: Path, *, has_room: bool = False) -> tuple[FullDisk, Checkpoints, Trainer]:
     store = FullDisk(str(folder))
+    store.has_room = has_room
     settings = TrainingConfig(checkpoint_uri=str(folder), checkpoint_every_steps=2)
     checkpoints = Checkpoints(store, {}, settings, Lease(store))
     return store, checkpoints, Trainer(Line(), line_settings(), seed=0, checkpoints=checkpoints)

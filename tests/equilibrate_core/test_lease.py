@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,15 +71,100 @@ def test_a_lease_given_back_is_free_at_once(store: Store) -> None:
 
 
 def test_a_stale_lease_is_taken_over_once_it_runs_out(store: Store) -> None:
-    left_behind(store, process="another machine 1", expires=time.time() + 1.0)
+    left_behind(store, process="another machine 1", length_s=1.0)
     with Lease(store, length_s=1.0).held():
         content, _ = store.read(NAME) or (b"{}", "")
         assert json.loads(content)["pid"] == os.getpid()
 
 
+class FakeTime:
+    """A clock that only sleeping moves, and what happens while a taker sleeps.
+
+    `ahead` is by how much this machine's clock is before that of the lease's writer.
+    """
+
+    def __init__(self, ahead: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.ahead, self.meanwhile, self.slept = ahead, meanwhile, 0.0
+
+    def time(self) -> float:
+        return time.time() + self.ahead + self.slept
+
+    def monotonic(self) -> float:
+        return self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        self.meanwhile()
+
+
+@pytest.mark.parametrize("ahead", [7200.0, -7200.0])
+def test_a_live_lease_is_not_taken_by_a_machine_with_another_clock(
+    ahead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    holder = Lease(store)
+
+    def renewed() -> None:
+        if clock.slept and clock.slept % 15 == 0:
+            content = json.loads(holder._content()) | {"process": "another machine 1"}
+            assert store.replace_if_match(NAME, json.dumps(content).encode(), tags[-1])
+            tags.append((store.read(NAME) or (b"", ""))[1])
+
+    left_behind(store, process="another machine 1")
+    tags = [(store.read(NAME) or (b"", ""))[1]]
+    clock = FakeTime(ahead, renewed)
+    monkeypatch.setattr(lease, "time", clock)
+    with pytest.raises(StageError, match="held by a live run"):
+        Lease(store)._acquire()
+    assert clock.slept == 15
+
+
+@pytest.mark.parametrize("ahead", [7200.0, -7200.0])
+def test_a_lease_that_nobody_renews_is_taken_after_its_length_whatever_the_clock_says(
+    ahead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    left_behind(store, process="another machine 1", length_s=30.0)
+    clock = FakeTime(ahead)
+    monkeypatch.setattr(lease, "time", clock)
+    Lease(store)._acquire()
+    assert clock.slept == 30
+
+
+def test_a_lease_given_back_is_free_at_once_for_a_machine_whose_clock_is_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    with Lease(store).held():
+        pass
+    clock = FakeTime(-7200.0)
+    monkeypatch.setattr(lease, "time", clock)
+    Lease(store)._acquire()
+    assert clock.slept == 0
+
+
+def test_of_two_who_wait_for_a_dead_holders_lease_one_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    left_behind(store, process="another machine 1", length_s=30.0)
+    other = Lease(store)
+
+    def taken() -> None:
+        if clock.slept == 29:
+            content = json.loads(other._content()) | {"process": "a third machine 1"}
+            tag = (store.read(NAME) or (b"", ""))[1]
+            assert store.replace_if_match(NAME, json.dumps(content).encode(), tag)
+
+    clock = FakeTime(0.0, taken)
+    monkeypatch.setattr(lease, "time", clock)
+    with pytest.raises(StageError, match="held by a live run"):
+        Lease(store)._acquire()
+
+
 def test_the_lease_of_a_process_that_died_here_is_taken_at_once(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    left_behind(store, pid=dead_pid(), expires=time.time() + 3600)
+    left_behind(store, pid=dead_pid(), length_s=3600.0)
     started = time.monotonic()
     with Lease(store).held():
         assert time.monotonic() - started < 5

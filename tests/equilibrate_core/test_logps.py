@@ -80,15 +80,6 @@ def test_chunks_of_the_vocabulary_projection_do_not_show(
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-9, rtol=0)
 
 
-def test_a_soft_capped_head_keeps_the_models_own_logits(folder: Path) -> None:
-    # Stands for heads that are more than a projection: the fast path must not be taken.
-    model = load_causal_lm(folder, dtype="float64")
-    ids, starts = sequences(load_tokenizer(folder))
-    plain = response_logps(model, ids, starts, 0)
-    model.config.final_logit_softcapping = 30.0
-    torch.testing.assert_close(response_logps(model, ids, starts, 0), plain, atol=1e-9, rtol=0)
-
-
 def test_position_zero_cannot_be_wanted(folder: Path) -> None:
     model = load_causal_lm(folder)
     ids, _ = sequences(load_tokenizer(folder))

@@ -14,6 +14,7 @@ from equilibrate_core.losses import (
     masked_sum,
     position_mean,
     reward_loss,
+    reward_loss_per_value,
 )
 
 
@@ -142,3 +143,17 @@ def test_position_mean_ignores_masked_positions_and_survives_none() -> None:
     values = tensor([[1.0, 3.0, 100.0], [5.0, 5.0, 5.0]])
     mask = tensor([[True, True, False], [False, False, False]])
     assert position_mean(values, mask).tolist() == [2.0, 0.0]
+
+
+def test_the_token_wise_reward_loss_is_a_mean_of_losses_not_the_loss_of_means() -> None:
+    better, worse = tensor([[2.0, 0.0]]), tensor([[-1.0, 1.0]])
+    both = torch.ones(1, 2, dtype=torch.bool)
+    losses = reward_loss_per_value(better, worse, regularization=0.0)
+    expected = -(math.log(sigmoid(3.0)) + math.log(sigmoid(-1.0))) / 2
+    assert position_mean(losses, both).item() == pytest.approx(expected, abs=1e-6)
+    # Where no position is masked, the plain loss takes the same mean.
+    assert reward_loss(better, worse, regularization=0.0).item() == pytest.approx(expected)
+    of_means = reward_loss(
+        position_mean(better, both), position_mean(worse, both), regularization=0.0
+    )
+    assert of_means.item() == pytest.approx(-math.log(sigmoid(1.0)), abs=1e-6)
