@@ -177,7 +177,7 @@ class EndpointGenerator:
                 if error.status_code in OVERLOADED:
                     gate.close(max(asked_delay_s, backoff_s(attempt)))
             if attempt < self.config.max_retries:
-                await asyncio.sleep(max(asked_delay_s, backoff_s(attempt)))
+                await asyncio.sleep(max(spread_s(asked_delay_s), backoff_s(attempt)))
         self.breaker.failed(problem)
         return failed(f"{problem} (after {self.config.max_retries + 1} attempts)")
 
@@ -220,8 +220,7 @@ class Gate:
     async def passed(self) -> None:
         """Return when the gate is open."""
         while (left_s := self.opens_at - time.monotonic()) > 0:
-            # Not all in the same instant, which would be the next overload.
-            await asyncio.sleep(left_s * random.uniform(1.0, 1.2))
+            await asyncio.sleep(spread_s(left_s))
 
 
 class BrokenAnswer(Exception):
@@ -261,6 +260,11 @@ def _with_label_logps(
 def backoff_s(attempt: int) -> float:
     """Seconds before the next attempt: doubling, with jitter so that clients spread out."""
     return min(FIRST_DELAY_S * 2**attempt, LONGEST_DELAY_S) * random.uniform(0.5, 1.0)
+
+
+def spread_s(delay_s: float) -> float:
+    """A delay that others were told, too: not all in one instant, the next overload."""
+    return delay_s * random.uniform(1.0, 1.2)
 
 
 def _retry_after_s(header: str | None) -> float:

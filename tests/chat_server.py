@@ -43,6 +43,8 @@ class ChatServer:
     """A message that a moderating gateway refuses."""
     logprobs: Callable[[str], list[dict[str, Any]]] = lambda text: []
     delay_s: float = 0.0
+    retry_after: str | None = None
+    """What the header of that name says in answers that are errors."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     in_flight: int = 0
 
@@ -122,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload)))
+        if status >= 400 and self.server_state.retry_after:
+            self.send_header("Retry-After", self.server_state.retry_after)
         self.end_headers()
         try:
             self.wfile.write(payload)

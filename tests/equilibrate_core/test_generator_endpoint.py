@@ -1,6 +1,9 @@
+import asyncio
 import logging
 import math
+import random
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -202,6 +205,26 @@ def test_while_the_server_is_overloaded_all_workers_wait(monkeypatch: pytest.Mon
     assert [c.error for c in completions] == [None] * 12
     # Only what the other worker had in flight came through; without a gate it would have gone on.
     assert sum(t - started < 0.25 for t in times) <= 3
+
+
+def test_workers_that_were_told_one_delay_do_not_come_back_in_one_instant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delays: list[float] = []
+
+    async def sleep(delay_s: float) -> None:
+        delays.append(delay_s)
+
+    monkeypatch.setattr(generator_endpoint, "asyncio", SimpleNamespace(**vars(asyncio)))
+    monkeypatch.setattr(generator_endpoint.asyncio, "sleep", sleep)
+    monkeypatch.setattr(generator_endpoint, "random", random.Random(3))
+    monkeypatch.setattr(generator_endpoint.Gate, "close", lambda self, delay_s: None)
+    with chat_server(faults=["429"] * 4, retry_after="7") as server:
+        completions = ask(config_for(server, concurrency=4), *"abcd")
+    assert [c.error for c in completions] == [None] * 4
+    assert len(set(delays)) == len(delays) == 4
+    assert all(7 <= delay <= 7 * 1.2 for delay in delays)
+    assert max(delays) - min(delays) > 0.5
 
 
 def test_each_answer_is_handed_over_as_soon_as_it_is_there() -> None:
