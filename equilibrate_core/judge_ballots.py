@@ -112,6 +112,10 @@ class Booth:
             asked["url"] = config.judge.endpoint_url
         if config.judge.endpoint_logprobs:  # an answer without them is another answer
             asked["logprobs"] = True
+        if config.judge.endpoint_structured != "json_schema":
+            asked["structured"] = config.judge.endpoint_structured
+        if not config.judge.endpoint_send_sampling:
+            asked["sampled"] = "as the server does"
         keys = [answer_key(self.judge, message.content, asked) for message in messages]
         known = self._known(keys)
         # A text that occurs twice is asked once.

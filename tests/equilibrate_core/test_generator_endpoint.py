@@ -9,7 +9,8 @@ import pytest
 
 from equilibrate_core import generator_endpoint
 from equilibrate_core.completions import Completion
-from equilibrate_core.endpoint_choices import choices_schema, unwrap_choice
+from equilibrate_core.endpoint_choices import unwrap_choice
+from equilibrate_core.endpoint_request import Wanted
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
@@ -310,14 +311,15 @@ CHOICE = '{"choices": [{"message": {"content": %s}, "finish_reason": "stop"%s}]%
     ],
 )
 def test_an_answer_of_another_layout_is_a_broken_one(body: str) -> None:
-    schema = choices_schema(["a", "b"])
-    request = {"logprobs": True, "response_format": {"json_schema": {"schema": schema}}}
+    with chat_server() as server:
+        wanted = Wanted(config_for(server, endpoint_logprobs=True), 8, choices=["a", "b"])
     with pytest.raises(generator_endpoint.BrokenAnswer):
-        generator_endpoint.read_completion(body, request)
+        generator_endpoint.read_completion(body, wanted)
 
 
 def test_what_a_server_says_can_be_stored() -> None:
-    completion = generator_endpoint.read_completion(CHOICE % ('"half \\ud800"', "", ""), {})
+    body = CHOICE % ('"half \\ud800"', "", "")
+    completion = generator_endpoint.read_completion(body, Wanted(GeneratorConfig(), 8))
     assert completion.text == "half ?"
 
 
