@@ -1,9 +1,10 @@
-"""A choice asked from a server: wrapped into an object, since servers want one at the root.
+"""A choice asked from a server: wrapped into an object where servers want one at the root.
 
 choices -> the object's schema and the tokens it may take; a completion -> the bare choice.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -49,11 +50,30 @@ def unwrap_choice(completion: Completion, choices: Sequence[str], max_tokens: in
         choice = answer[CHOICE_FIELD] if set(answer) == {CHOICE_FIELD} else None
     except MALFORMED:
         choice = None
+    return _one_of(choices, choice, completion, max_tokens)
+
+
+def bare_choice(completion: Completion, choices: Sequence[str], max_tokens: int) -> Completion:
+    """The choice of a server that answers with it alone, or a failed completion."""
+    if completion.error is not None:
+        return completion
+    return _one_of(choices, completion.text.strip(), completion, max_tokens)
+
+
+def _one_of(
+    choices: Sequence[str], choice: Any, completion: Completion, max_tokens: int
+) -> Completion:
     if isinstance(choice, str) and choice in choices:
         return replace(completion, text=choice)
     if completion.finish_reason == "length":
         return failed(cut_answer(max_tokens, completion.text))
     return failed(f"the answer is none of {list(choices)}: {completion.text[:80]!r}")
+
+
+def unfenced(text: str) -> str:
+    """What a Markdown fence holds that is all of a text: free models like to write JSON so."""
+    fenced = re.fullmatch(r"\s*```\w*\n(.*?)\n?```\s*", text, re.DOTALL)
+    return fenced[1] if fenced and "```" not in fenced[1] else text
 
 
 def cut_answer(max_tokens: int, text: str) -> str:

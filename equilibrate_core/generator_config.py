@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from equilibrate_core.config import Config
 
 Backend = Literal["auto", "vllm", "transformers", "endpoint"]
+Structured = Literal["json_schema", "vllm", "json_object", "none"]
 
 
 class GeneratorConfig(Config):
@@ -43,6 +44,17 @@ class GeneratorConfig(Config):
     endpoint_logprobs: bool = False
     """Ask the server for the log-probabilities of its tokens, to tell how sure a verdict is; not
     all servers give them."""
+    endpoint_structured: Structured = "json_schema"
+    """How the server is told the form of a verdict: `json_schema` in OpenAI's strict way, `vllm` by
+    vllm's own `structured_outputs`, with which a verdict without a reason is a bare word of one or
+    two tokens instead of an object of several, `json_object` as JSON of any form, `none` by the
+    prompt alone. Answers are checked here, whichever it is."""
+    endpoint_token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the longest answer in tokens; OpenAI's reasoning models know the second
+    name only."""
+    endpoint_send_sampling: bool = True
+    """Send temperature, top_p and seed. False for servers that refuse them, e.g. OpenAI's reasoning
+    models: those draw every answer their own way, the first vote as well."""
     concurrency: int = Field(default=16, ge=1)
     """Requests in flight at once (endpoint); while the server says that it is overloaded, all of
     them wait."""

@@ -7,7 +7,6 @@ import os
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import openai
@@ -20,21 +19,12 @@ from equilibrate_core.completions import (
     OnDone,
     failed,
     in_order,
-    request_seed,
 )
 from equilibrate_core.endpoint_breaker import Breaker
-from equilibrate_core.endpoint_choices import (
-    MALFORMED,
-    choice_tokens,
-    choices_schema,
-    cut_answer,
-    unwrap_choice,
-    without_lengths,
-)
+from equilibrate_core.endpoint_choices import MALFORMED, cut_answer
+from equilibrate_core.endpoint_request import Wanted
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
-from equilibrate_core.judged_text import break_markup
-from equilibrate_core.label_tokens import bounds_in_json, logps_in_json
 from equilibrate_core.records import storable_text
 
 FIRST_DELAY_S = 0.5
@@ -45,7 +35,6 @@ FATAL = {
     404: "there is no such path or model",
 }
 OVERLOADED = (429, 503)
-TOP_LOGPROBS = 20  # the most that OpenAI's and vllm's servers give by default
 
 
 class EndpointGenerator:
@@ -81,52 +70,23 @@ class EndpointGenerator:
         Choices get the tokens they need, should `sampling.max_tokens` be fewer. Raises ConfigError
         when the server refuses the key, the path or the model, EndpointDown when it is away.
         """
-        if schema is not None and choices is not None:
-            raise ValueError("give a schema or choices, not both")
-        max_tokens = sampling.max_tokens
-        if choices is not None:
-            max_tokens = max(max_tokens, choice_tokens(choices))
-            sampling = sampling.model_copy(update={"max_tokens": max_tokens})
-        bodies = (self._body(c, sampling, schema, choices) for c in conversations)
+        wanted = Wanted.of(self.config, sampling.max_tokens, schema, choices)
+        bodies = (wanted.body(conversation, sampling) for conversation in conversations)
         done: dict[int, Completion] = {}
 
         def finish(row: int, completion: Completion) -> None:
-            if choices is not None:
-                completion = unwrap_choice(completion, choices, max_tokens)
-            done[row] = completion
+            done[row] = wanted.read(completion)
             if on_answer:
                 on_answer(row, done[row])
             if on_done:
                 on_done(1)
 
-        asyncio.run(self._all(bodies, finish))
+        asyncio.run(self._all(wanted, bodies, finish))
         return in_order(len(conversations), done)
 
-    def _body(
-        self,
-        conversation: Conversation,
-        sampling: Sampling,
-        schema: JsonSchema | None,
-        choices: Sequence[str] | None,
-    ) -> dict[str, Any]:
-        messages = [{"role": m.role, "content": break_markup(m.content)} for m in conversation]
-        body: dict[str, Any] = {
-            "model": self.config.endpoint_model,
-            "messages": messages,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-            "seed": request_seed(sampling.seed, messages),
-        }
-        wanted = schema if choices is None else choices_schema(choices)
-        if wanted is not None:
-            json_schema = {"name": "answer", "schema": without_lengths(wanted), "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
-            if self.config.endpoint_logprobs:
-                body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        return body
-
-    async def _all(self, bodies: Iterable[dict[str, Any]], finish: OnAnswer) -> None:
+    async def _all(
+        self, wanted: Wanted, bodies: Iterable[dict[str, Any]], finish: OnAnswer
+    ) -> None:
         """Ask for every body with `concurrency` workers; each takes the next when it is free."""
         waiting = iter(enumerate(bodies))
         gate = Gate()
@@ -139,13 +99,13 @@ class EndpointGenerator:
 
         async def work() -> None:
             for row, body in waiting:
-                finish(row, await self._with_retries(client, body, gate))
+                finish(row, await self._with_retries(client, wanted, body, gate))
 
         async with client:
             await asyncio.gather(*(work() for _ in range(self.config.concurrency)))
 
     async def _with_retries(
-        self, client: openai.AsyncOpenAI, body: dict[str, Any], gate: "Gate"
+        self, client: openai.AsyncOpenAI, wanted: Wanted, body: dict[str, Any], gate: "Gate"
     ) -> Completion:
         problem = ""
         for attempt in range(self.config.max_retries + 1):
@@ -156,7 +116,7 @@ class EndpointGenerator:
                     # Raw, since the client would turn a broken body into objects of empty fields.
                     raw = await client.chat.completions.with_raw_response.create(**body)
                 self.may_use_model = True
-                completion = read_completion(raw.http_response.text, body)
+                completion = read_completion(raw.http_response.text, wanted)
                 self.breaker.answered()
                 return completion
             except BrokenAnswer as error:
@@ -177,7 +137,7 @@ class EndpointGenerator:
                 if error.status_code in OVERLOADED:
                     gate.close(max(asked_delay_s, backoff_s(attempt)))
             if attempt < self.config.max_retries:
-                await asyncio.sleep(max(asked_delay_s, backoff_s(attempt)))
+                await asyncio.sleep(max(spread_s(asked_delay_s), backoff_s(attempt)))
         self.breaker.failed(problem)
         return failed(f"{problem} (after {self.config.max_retries + 1} attempts)")
 
@@ -185,8 +145,9 @@ class EndpointGenerator:
         """Whether a 403 is about that row's text, which moderating gateways refuse alone."""
         greeting = {"role": "user", "content": "Hello"}
         body: dict[str, Any] = {"model": self.config.endpoint_model, "messages": [greeting]}
+        body[self.config.endpoint_token_field] = 16
         try:
-            await client.chat.completions.with_raw_response.create(**body, max_tokens=16)
+            await client.chat.completions.with_raw_response.create(**body)
         except openai.APIStatusError as error:
             return error.status_code not in FATAL
         except openai.APIConnectionError:
@@ -220,15 +181,14 @@ class Gate:
     async def passed(self) -> None:
         """Return when the gate is open."""
         while (left_s := self.opens_at - time.monotonic()) > 0:
-            # Not all in the same instant, which would be the next overload.
-            await asyncio.sleep(left_s * random.uniform(1.0, 1.2))
+            await asyncio.sleep(spread_s(left_s))
 
 
 class BrokenAnswer(Exception):
     """A 200 whose body is not a completion; worth another attempt."""
 
 
-def read_completion(body: str, request: dict[str, Any]) -> Completion:
+def read_completion(body: str, wanted: Wanted) -> Completion:
     """Completion from the JSON body of an answer. Raises BrokenAnswer when it holds none."""
     try:
         answer = json.loads(body)
@@ -238,29 +198,25 @@ def read_completion(body: str, request: dict[str, Any]) -> Completion:
     except MALFORMED as error:
         raise BrokenAnswer(f"the answer is not a chat completion: {body[:80]!r}") from error
     if reason == "length" and text is None:  # a model that was still thinking
-        return failed(cut_answer(request["max_tokens"], ""))
+        return failed(cut_answer(wanted.max_tokens, ""))
     if reason not in ("stop", "length") or not isinstance(text, str):
         return failed(f"the endpoint gave no text: finish_reason {reason!r}")
-    return _with_label_logps(Completion(storable_text(text), reason, num_tokens), choice, request)
-
-
-def _with_label_logps(
-    completion: Completion, choice: dict[str, Any], request: dict[str, Any]
-) -> Completion:
-    if not request.get("logprobs"):
-        return completion
-    schema = request["response_format"]["json_schema"]["schema"]
+    completion = Completion(storable_text(text), reason, num_tokens)
     try:
         tokens = (choice.get("logprobs") or {}).get("content") or ()
-        logps, bounds = logps_in_json(tokens, schema), bounds_in_json(tokens, schema)
+        return wanted.with_label_logps(completion, tokens)
     except MALFORMED as error:
         raise BrokenAnswer(f"the answer's log-probabilities are malformed: {error!r}") from error
-    return replace(completion, label_logps=logps, label_bounds=bounds)
 
 
 def backoff_s(attempt: int) -> float:
     """Seconds before the next attempt: doubling, with jitter so that clients spread out."""
     return min(FIRST_DELAY_S * 2**attempt, LONGEST_DELAY_S) * random.uniform(0.5, 1.0)
+
+
+def spread_s(delay_s: float) -> float:
+    """A delay that others were told, too: not all in one instant, the next overload."""
+    return delay_s * random.uniform(1.0, 1.2)
 
 
 def _retry_after_s(header: str | None) -> float:

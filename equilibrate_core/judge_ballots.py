@@ -15,7 +15,7 @@ from equilibrate_core.judge_confidence import CONTENT_FREE, calibrated, label_pr
 from equilibrate_core.judge_config import JudgeConfig
 from equilibrate_core.judge_failures import Failures
 from equilibrate_core.judge_ledger import Ledger, answer_key
-from equilibrate_core.judge_question import Parts, Question, render, verdict_schema
+from equilibrate_core.judge_question import Parts, Question, is_verdict, render, verdict_schema
 from equilibrate_core.progress import Progress
 from equilibrate_core.records import Message
 
@@ -83,7 +83,7 @@ def _poll(booth: "Booth", rows: Sequence[Parts], label: str) -> list[Ballot]:
 
 @dataclass(frozen=True)
 class Booth:
-    """Where one judge answers one question: what the ledger knows is not asked again."""
+    """Where one judge answers one question: verdicts that the ledger knows are not asked again."""
 
     generator: Generator
     question: Question
@@ -108,16 +108,21 @@ class Booth:
         schema = verdict_schema(self.question, config.rationale_chars) if config.rationale else None
         choices = None if schema else self.question.labels
         asked = {**sampling.model_dump(), "schema": schema, "choices": choices}
-        if self.config.judge.endpoint_url:  # two servers may call their models alike
-            asked["url"] = self.config.judge.endpoint_url
-        if self.config.judge.endpoint_logprobs:  # an answer without them is another answer
+        if config.judge.endpoint_url:  # two servers may call their models alike
+            asked["url"] = config.judge.endpoint_url
+        if config.judge.endpoint_logprobs:  # an answer without them is another answer
             asked["logprobs"] = True
+        if config.judge.endpoint_structured != "json_schema":
+            asked["structured"] = config.judge.endpoint_structured
+        if not config.judge.endpoint_send_sampling:
+            asked["sampled"] = "as the server does"
         keys = [answer_key(self.judge, message.content, asked) for message in messages]
-        known = self.ledger.known if self.ledger else {}
+        known = self._known(keys)
         # A text that occurs twice is asked once.
         first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in known}
         missing = sorted(first.values())
-        keep = self.ledger.record([keys[row] for row in missing]) if self.ledger else None
+        asked_keys = [keys[row] for row in missing]
+        keep = self.ledger.record(asked_keys, self._is_verdict) if self.ledger else None
 
         def on_answer(index: int, completion: Completion) -> None:
             if keep:
@@ -135,12 +140,22 @@ class Booth:
             on_done=progress.advance if progress else None,
             on_answer=on_answer,
         )
-        new = dict(zip([keys[row] for row in missing], given, strict=True))
+        new = dict(zip(asked_keys, given, strict=True))
         answers = [new[key] if key in new else known[key] for key in keys]
         if heard:  # known, repeated and unasked rows
             for row, completion in enumerate(answers):
                 heard(row, completion)
         return answers
+
+    def _known(self, keys: Sequence[str]) -> dict[str, Completion]:
+        """The verdicts among what the ledger holds; earlier versions kept other answers, too."""
+        if self.ledger is None:
+            return {}
+        found = {key: self.ledger.known[key] for key in keys if key in self.ledger.known}
+        return {key: answer for key, answer in found.items() if self._is_verdict(answer)}
+
+    def _is_verdict(self, completion: Completion) -> bool:
+        return is_verdict(self.question, completion, self.config)
 
 
 def fit_prompt(

@@ -64,11 +64,14 @@ class Ledger:
     ) -> None:
         self._close()
 
-    def record(self, keys: Sequence[str]) -> OnAnswer:
-        """A function that keeps the answer to `keys[row]`; failed ones are not kept."""
+    def record(self, keys: Sequence[str], is_verdict: Callable[[Completion], bool]) -> OnAnswer:
+        """A function that keeps the answer to `keys[row]` if it is a verdict.
+
+        What is none is asked again: by then the judge may have been mended.
+        """
 
         def keep(row: int, completion: Completion) -> None:
-            if completion.error is None and keys[row] not in self.known:
+            if is_verdict(completion):
                 self.known[keys[row]] = completion
                 assert self._file is not None, "open the ledger first"
                 self._file.write(json.dumps([keys[row], asdict(completion)]) + "\n")

@@ -111,6 +111,15 @@ def read_verdict(
     return label, storable_text(rationale.strip()[: config.rationale_chars])
 
 
+def is_verdict(question: Question, completion: Completion, config: JudgeConfig) -> bool:
+    """Whether `read_verdict` accepts the completion."""
+    try:
+        read_verdict(question, completion, config)
+    except ValueError:
+        return False
+    return True
+
+
 def _cut(config: JudgeConfig) -> str:
     return f"the verdict did not end within {config.max_tokens} tokens; raise max_tokens"
 

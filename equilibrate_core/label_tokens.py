@@ -15,6 +15,8 @@ from equilibrate_core.generator_config import Sampling
 
 LabelLogps = dict[str, float]
 """Natural-log probability of each label's beginning; not normalised over the labels."""
+TOP_LOGPROBS = 20
+"""Alternatives to a token that are asked for: the most that OpenAI and vllm give by default."""
 SMALLEST_PROB = 1e-6
 """Servers round: what they leave of the probability may come out as zero or less."""
 
@@ -81,11 +83,12 @@ def logps_in_json(tokens: Sequence[Mapping[str, Any]], schema: JsonSchema) -> La
     `tokens` are the answer's as OpenAI-compatible servers list them: token, logprob, top_logprobs.
     Labels outside the listed alternatives are left out; None when the place cannot be found.
     """
-    found = _verdict_token(tokens, schema)
-    if found is None:
-        return None
-    token, before, labels = found
-    return sum_by_label(_alternatives(token, before, labels)) or None
+    return _told(_verdict_token(tokens, schema))
+
+
+def logps_of_bare(tokens: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> LabelLogps | None:
+    """The same of an answer that is a label and nothing else."""
+    return _told(_bare_token(tokens, labels))
 
 
 def bounds_in_json(tokens: Sequence[Mapping[str, Any]], schema: JsonSchema) -> LabelLogps | None:
@@ -97,10 +100,28 @@ def bounds_in_json(tokens: Sequence[Mapping[str, Any]], schema: JsonSchema) -> L
     p ≤ a + min(n · min_i p_i, 1 - Σ_i p_i), never taken for less than SMALLEST_PROB; a is the
     probability of the alternatives that could begin another label as well.
     """
-    found = _verdict_token(tokens, schema)
-    if found is None:
+    return _bounds(_verdict_token(tokens, schema))
+
+
+def bounds_of_bare(tokens: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> LabelLogps | None:
+    """The same of an answer that is a label and nothing else."""
+    return _bounds(_bare_token(tokens, labels))
+
+
+Verdict = tuple[Mapping[str, Any], str, Sequence[str]]
+"""The token with which the verdict begins, its text before the label, and the labels."""
+
+
+def _told(verdict: Verdict | None) -> LabelLogps | None:
+    if verdict is None:
         return None
-    token, before, labels = found
+    return sum_by_label(_alternatives(*verdict)) or None
+
+
+def _bounds(verdict: Verdict | None) -> LabelLogps | None:
+    if verdict is None:
+        return None
+    token, before, labels = verdict
     told = {label for label, _ in _alternatives(token, before, labels)}
     probs = {other["token"]: math.exp(other["logprob"]) for other in _listed(token)}
     rest = 1.0 - sum(probs.values())
@@ -115,10 +136,14 @@ def bounds_in_json(tokens: Sequence[Mapping[str, Any]], schema: JsonSchema) -> L
     return bounds
 
 
-def _verdict_token(
-    tokens: Sequence[Mapping[str, Any]], schema: JsonSchema
-) -> tuple[Mapping[str, Any], str, tuple[str, ...]] | None:
-    """The token with which the verdict begins, its text before the label, and the labels."""
+def _bare_token(tokens: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Verdict | None:
+    for token in tokens:
+        if label := token["token"].lstrip():
+            return token, token["token"].removesuffix(label), labels
+    return None
+
+
+def _verdict_token(tokens: Sequence[Mapping[str, Any]], schema: JsonSchema) -> Verdict | None:
     closed = closed_set(schema)
     if closed is None:
         return None

@@ -19,10 +19,11 @@ import boto3
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import ClientError
 
+from equilibrate_core import s3_checksums as checksums
 from equilibrate_core.artifacts import MANIFEST, sha256_file
 from equilibrate_core.errors import StorageError
 from equilibrate_core.records import digest
-from equilibrate_core.s3_download import download_object, expected_digest
+from equilibrate_core.s3_download import download_object
 from equilibrate_core.s3_errors import storage_errors
 from equilibrate_core.s3_retries import AlteredContent, with_retries
 from equilibrate_core.s3_upload import abort_uploads, upload_object
@@ -122,7 +123,7 @@ def content_digest(uri: str) -> str:
 
 
 def download_file(uri: str, path: Path) -> None:
-    """Download one object and check it against the SHA-256 stored with it, or its ETag.
+    """Download one object and check it against the SHA-256 stored with it, or the store's checksum.
 
     The file appears when it is whole and verified; passing faults are waited out.
     """
@@ -196,8 +197,12 @@ def read_object(uri: str) -> tuple[bytes, str]:
     def read() -> tuple[bytes, str]:
         reply = connect().get_object(Bucket=source.bucket, Key=source.key)
         content = reply["Body"].read()
-        expected = expected_digest(reply)
-        if expected and hashlib.new(expected[0], content).hexdigest() != expected[1]:
+        expected = checksums.expected_digest(reply)
+        if (
+            expected
+            and not expected.num_parts
+            and checksums.content_digest(content, expected.algorithm) != expected.hex
+        ):
             raise AlteredContent(f"{source}: it was altered: write it again")
         return content, reply["ETag"]
 

@@ -1,6 +1,6 @@
 """One object to one file: in ranges, each repeated by itself, in place only once verified."""
 
-import hashlib
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from equilibrate_core.artifacts import remove
+from equilibrate_core.s3_checksums import (
+    CHUNK_BYTES,
+    Expected,
+    even_sizes,
+    expected_digest,
+    file_digest,
+    parts_digest,
+)
 from equilibrate_core.s3_retries import AlteredContent, with_retries
 from equilibrate_core.s3_uris import S3Uri
 
 RANGE_BYTES = 16 * 2**20
-CHUNK_BYTES = 2**20
 WORKERS = 8
+logger = logging.getLogger(__name__)
 
 
 def download_object(client: Any, source: S3Uri, head: Any, path: Path) -> None:
@@ -28,20 +36,6 @@ def download_object(client: Any, source: S3Uri, head: Any, path: Path) -> None:
         os.replace(partial, path)
     finally:
         remove(partial)
-
-
-def expected_digest(head: Any) -> tuple[str, str] | None:
-    """(algorithm, hex digest) of the whole object, where the store knows one.
-
-    Ours is the SHA-256 in the metadata. Of objects written by others the ETag is the MD5, unless
-    they came in parts ("…-3") or are encrypted with a key of their own.
-    """
-    stored = str(head.get("Metadata", {}).get("sha256", ""))
-    if stored:
-        return "sha256", stored
-    etag = str(head.get("ETag", "")).strip('"')
-    plain = len(etag) == 32 and head.get("ServerSideEncryption", "AES256") == "AES256"
-    return ("md5", etag) if plain else None
 
 
 def _fetch(client: Any, source: S3Uri, head: Any, partial: Path) -> None:
@@ -60,7 +54,7 @@ def _fetch(client: Any, source: S3Uri, head: Any, partial: Path) -> None:
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-    _verify(source, head, partial)
+    _verify(client, source, head, partial)
 
 
 def _fetch_range(client: Any, source: S3Uri, head: Any, file: int, start: int) -> None:
@@ -84,16 +78,38 @@ def _fetch_range(client: Any, source: S3Uri, head: Any, file: int, start: int) -
     with_retries(f"{source} from byte {start}", fetch)
 
 
-def _verify(source: S3Uri, head: Any, partial: Path) -> None:
+def _verify(client: Any, source: S3Uri, head: Any, partial: Path) -> None:
     expected = expected_digest(head)
-    if expected is None:
-        return
-    algorithm, wanted = expected
-    with partial.open("rb") as file:
-        actual = hashlib.file_digest(file, algorithm).hexdigest()
-    if actual != wanted:
-        name = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
+    actual = _actual_digest(client, source, head, partial, expected) if expected else None
+    if expected is None or actual is None:
+        logger.warning("%s: its content is not verified: the store tells no checksum of it", source)
+    elif actual != expected.hex:
+        name = expected.algorithm.upper().replace("SHA", "SHA-")
         raise AlteredContent(
-            f"{source}: {name} is {actual}, but {wanted} is stored with the object; "
+            f"{source}: {name} is {actual}, but {expected.hex} is stored with the object; "
             "it was altered: write it again"
         )
+
+
+def _actual_digest(
+    client: Any, source: S3Uri, head: Any, partial: Path, expected: Expected
+) -> str | None:
+    """What the file has for `expected`; None if the store does not tell how long its parts were."""
+
+    def size(part: int) -> int:
+        where = {"Bucket": source.bucket, "Key": source.key, "IfMatch": head["ETag"]}
+        reply = with_retries(str(source), lambda: client.head_object(**where, PartNumber=part))
+        return int(reply["ContentLength"])
+
+    algorithm, wanted, num_parts = expected
+    if not num_parts:
+        return file_digest(partial, algorithm)
+    total = int(head["ContentLength"])
+    # All parts but the last are alike in most uploads; asking for each takes a request a part.
+    if sizes := even_sizes(total, size(1), num_parts):
+        actual = parts_digest(partial, algorithm, sizes)
+        if actual == wanted:
+            return actual
+    sizes = [size(part) for part in range(1, num_parts + 1)]
+    # Stores that do not know PartNumber tell the size of the whole.
+    return parts_digest(partial, algorithm, sizes) if sum(sizes) == total else None

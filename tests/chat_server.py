@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-KNOWN_FIELDS = {
+KNOWN_FIELDS = frozenset({
     "model", "messages", "temperature", "top_p", "max_tokens", "seed", "response_format",
     "logprobs", "top_logprobs",
-}  # fmt: skip
+})  # fmt: skip
 Answer = Callable[[dict[str, Any]], str | None]
 """From the request's body to the content; None as from a model that was still thinking."""
 
@@ -31,6 +31,9 @@ class ChatServer:
 
     key: str | None = "secret-key"
     model: str = "judge"
+    known_fields: frozenset[str] = KNOWN_FIELDS
+    response_format: str = "json_schema"
+    """The only type of response_format that it takes."""
     answer: Answer = first_allowed
     faults: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -43,6 +46,8 @@ class ChatServer:
     """A message that a moderating gateway refuses."""
     logprobs: Callable[[str], list[dict[str, Any]]] = lambda text: []
     delay_s: float = 0.0
+    retry_after: str | None = None
+    """What the header of that name says in answers that are errors."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     in_flight: int = 0
 
@@ -93,9 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, {"error": {"message": f"incorrect key {given}"}})
         elif self.path != "/v1/chat/completions" or body.get("model") != state.model:
             self._send(404, {"error": {"message": "no such path or model"}})
-        elif unknown := sorted(set(body) - KNOWN_FIELDS):
+        elif unknown := sorted(set(body) - state.known_fields):
             self._send(400, {"error": {"message": f"unknown fields {unknown}"}})
-        elif problem := _format_problem(body):
+        elif problem := _format_problem(state.response_format, body):
             self._send(400, {"error": {"message": problem}})
         elif body["messages"][-1]["content"] == state.refused:
             self._send(403, {"error": {"message": "the input was flagged"}})
@@ -122,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload)))
+        if status >= 400 and self.server_state.retry_after:
+            self.send_header("Retry-After", self.server_state.retry_after)
         self.end_headers()
         try:
             self.wfile.write(payload)
@@ -132,11 +139,16 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _format_problem(body: dict[str, Any]) -> str | None:
+def _format_problem(known: str, body: dict[str, Any]) -> str | None:
     """What OpenAI's strict mode would refuse about the response format."""
     if "response_format" not in body:
         return None
     response_format = body["response_format"]
+    if response_format == {"type": "json_object"} == {"type": known}:
+        told = any("JSON" in message["content"] for message in body["messages"])
+        return None if told else "'messages' must contain the word 'JSON'"
+    if known != "json_schema":
+        return f"response_format must be {known}"
     json_schema = response_format.get("json_schema", {})
     schema = json_schema.get("schema", {})
     if response_format.get("type") != "json_schema" or not json_schema.get("name"):

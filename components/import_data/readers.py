@@ -4,7 +4,6 @@ A bad row becomes a RawRow with a problem; a file that is not what its name says
 All but JSON arrays are streamed, in blocks of rows.
 """
 
-import csv
 import gzip
 import json
 import shutil
@@ -13,11 +12,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.import_data.csv_records import csv_rows
 from components.import_data.lines import Lines, blocks_of_lines
 from components.import_data.rows import (
     BAD_UTF8,
@@ -33,7 +33,6 @@ from components.import_data.rows import (
 from equilibrate_core.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
-MAX_CSV_FIELD_CHARS = 16 * 2**20
 MIN_LINES_TO_JUDGE = 3
 """A file with at least so many lines, none of which is JSON, is no JSONL file."""
 MAGIC = {
@@ -126,69 +125,9 @@ def _array_rows(values: list[Any], name: str, *, clean: bool) -> Iterator[RawRow
 
 
 def _read_csv(path: Path, name: str) -> Iterator[Rows]:
-    return in_blocks(_csv_rows(path, name))
-
-
-def _csv_rows(path: Path, name: str) -> Iterator[RawRow]:
     _refuse_binary(path, name)
-    csv.field_size_limit(MAX_CSV_FIELD_CHARS)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = _Lines(file)
-        records = csv.reader(lines, strict=True)
-        header: list[str] | None = None
-        while True:
-            lines.start_record()
-            try:
-                record = next(records, None)
-            except csv.Error as error:
-                if header is None:
-                    raise DataError(f"{name}:1: the header is not CSV: {error}") from error
-                yield RawRow(f"{name}:{lines.first}", None, lines.text, f"broken CSV: {error}")
-                continue
-            if record is None:
-                return
-            if not record or (header is None and lines.text.startswith("#")):
-                continue  # a blank line, or a comment before the header
-            if header is None:
-                header = record
-                continue
-            yield _csv_row(header, record, lines, name)
-
-
-def _csv_row(header: list[str], record: list[str], lines: "_Lines", name: str) -> RawRow:
-    location = f"{name}:{lines.first}"
-    if not is_unicode(lines.text):
-        return RawRow(location, None, lines.text, BAD_UTF8)
-    if len(record) != len(header):
-        problem = f"{len(record)} columns where the header has {len(header)}"
-        return RawRow(location, None, lines.text, problem)
-    return RawRow(location, dict(zip(header, record, strict=True)), lines.text)
-
-
-class _Lines:
-    """The lines of a file, remembering which ones the current record came from."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._read = 0
-        self.start_record()
-
-    def start_record(self) -> None:
-        self.first = self._read + 1
-        self._parts: list[str] = []
-
-    @property
-    def text(self) -> str:
-        return "".join(self._parts)
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._file)
-        self._read += 1
-        self._parts.append(line)
-        return line
+        yield from in_blocks(csv_rows(file, name))
 
 
 def _read_parquet(path: Path, name: str) -> Iterator[Rows]:

@@ -1,12 +1,16 @@
+import asyncio
 import logging
 import math
+import random
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from equilibrate_core import generator_endpoint
 from equilibrate_core.completions import Completion
-from equilibrate_core.endpoint_choices import choices_schema, unwrap_choice
+from equilibrate_core.endpoint_choices import unwrap_choice
+from equilibrate_core.endpoint_request import Wanted
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
@@ -204,6 +208,26 @@ def test_while_the_server_is_overloaded_all_workers_wait(monkeypatch: pytest.Mon
     assert sum(t - started < 0.25 for t in times) <= 3
 
 
+def test_workers_that_were_told_one_delay_do_not_come_back_in_one_instant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delays: list[float] = []
+
+    async def sleep(delay_s: float) -> None:
+        delays.append(delay_s)
+
+    monkeypatch.setattr(generator_endpoint, "asyncio", SimpleNamespace(**vars(asyncio)))
+    monkeypatch.setattr(generator_endpoint.asyncio, "sleep", sleep)
+    monkeypatch.setattr(generator_endpoint, "random", random.Random(3))
+    monkeypatch.setattr(generator_endpoint.Gate, "close", lambda self, delay_s: None)
+    with chat_server(faults=["429"] * 4, retry_after="7") as server:
+        completions = ask(config_for(server, concurrency=4), *"abcd")
+    assert [c.error for c in completions] == [None] * 4
+    assert len(set(delays)) == len(delays) == 4
+    assert all(7 <= delay <= 7 * 1.2 for delay in delays)
+    assert max(delays) - min(delays) > 0.5
+
+
 def test_each_answer_is_handed_over_as_soon_as_it_is_there() -> None:
     seen: list[tuple] = []
     with chat_server() as server:
@@ -287,14 +311,15 @@ CHOICE = '{"choices": [{"message": {"content": %s}, "finish_reason": "stop"%s}]%
     ],
 )
 def test_an_answer_of_another_layout_is_a_broken_one(body: str) -> None:
-    schema = choices_schema(["a", "b"])
-    request = {"logprobs": True, "response_format": {"json_schema": {"schema": schema}}}
+    with chat_server() as server:
+        wanted = Wanted(config_for(server, endpoint_logprobs=True), 8, choices=["a", "b"])
     with pytest.raises(generator_endpoint.BrokenAnswer):
-        generator_endpoint.read_completion(body, request)
+        generator_endpoint.read_completion(body, wanted)
 
 
 def test_what_a_server_says_can_be_stored() -> None:
-    completion = generator_endpoint.read_completion(CHOICE % ('"half \\ud800"', "", ""), {})
+    body = CHOICE % ('"half \\ud800"', "", "")
+    completion = generator_endpoint.read_completion(body, Wanted(GeneratorConfig(), 8))
     assert completion.text == "half ?"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from equilibrate_core.completions import Completion, failed
+from equilibrate_core.completions import Completion
 from equilibrate_core.errors import StageError
 from equilibrate_core.generator_config import GeneratorConfig
 from equilibrate_core.judge import ask
@@ -30,31 +30,35 @@ def ask_with(
     return ask(generator, QUESTION, parts, config, label="t", judge=judge, ledger=ledger)
 
 
+def any_answer(completion: Completion) -> bool:
+    return True
+
+
 def red() -> FakeGenerator:
     return FakeGenerator(lambda text, _: "Red")
 
 
 def test_answers_come_back_as_they_were_kept(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
-        ledger.record(["a", "b"])(0, ANSWER)
+        ledger.record(["a", "b"], any_answer)(0, ANSWER)
     with Ledger(tmp_path) as again:
         assert again.known == {"a": ANSWER}
 
 
 def test_a_line_that_was_cut_by_the_death_of_its_writer_is_dropped(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
-        ledger.record(["a"])(0, ANSWER)
+        ledger.record(["a"], any_answer)(0, ANSWER)
     with (tmp_path / ANSWERS).open("a") as file:
         file.write('["b", {"text": "Bl')
     with Ledger(tmp_path) as again:
         assert set(again.known) == {"a"}
-        again.record(["c"])(0, ANSWER)
+        again.record(["c"], any_answer)(0, ANSWER)
     assert [json.loads(x)[0] for x in (tmp_path / ANSWERS).read_text().splitlines()] == ["a", "c"]
 
 
 def test_failed_answers_are_asked_again(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
-        ledger.record(["a"])(0, failed("answered 500"))
+        ask_with(ledger, FakeGenerator(lambda text, _: RuntimeError("answered 500")), "a")
         assert ledger.known == {}
 
 
@@ -155,13 +159,41 @@ def test_what_a_judge_answered_before_it_was_given_up_is_not_asked_again(tmp_pat
     assert (len(dying.asked), len(healthy.asked)) == (3, 6)
 
 
-def test_known_answers_that_are_no_verdicts_count_as_failures(tmp_path: Path) -> None:
-    nonsense = FakeGenerator(lambda text, _: "Purple")
-    with Ledger(tmp_path) as ledger:
-        ask_with(ledger, nonsense, "a", "b")
+@pytest.mark.parametrize("rationale", [False, True])
+def test_a_mended_judge_is_asked_again_what_it_gave_no_verdict_on(
+    tmp_path: Path, rationale: bool
+) -> None:
+    def answers(label: str) -> str:
+        return json.dumps({"rationale": "r", "colour": label}) if rationale else label
+
+    def half_broken(text: str, _: object) -> str:
+        return answers("Red" if "good" in text else "Purple")
+
+    broken = FakeGenerator(half_broken)
+    mended = FakeGenerator(lambda text, _: answers("Blue"))
+    texts = ["good 1", "bad 1", "good 2", "bad 2"]
     with Ledger(tmp_path) as ledger, pytest.raises(StageError, match="Purple"):
-        ask_with(ledger, nonsense, *"abcdefgh", max_unscored_share=0.2)
-    assert len(nonsense.asked) == 2
+        ask_with(ledger, broken, *texts, rationale=rationale, max_unscored_share=0.3)
+    assert len(broken.asked) == 4
+    with Ledger(tmp_path) as ledger:
+        judgements = ask_with(ledger, mended, *texts, rationale=rationale, max_unscored_share=0)
+    assert [j.label for j in judgements] == ["Red", "Blue", "Red", "Blue"]
+    assert len(mended.asked) == 2
+    with Ledger(tmp_path) as ledger:
+        ask_with(ledger, mended, *texts, rationale=rationale, max_unscored_share=0)
+    assert len(mended.asked) == 2
+
+
+def test_an_answer_of_an_earlier_version_that_is_no_verdict_is_replaced(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ask_with(ledger, red(), "one")
+    path = tmp_path / ANSWERS
+    path.write_text(path.read_text().replace("Red", "Purple"))
+    for number in (1, 0):
+        with Ledger(tmp_path) as ledger:
+            generator = red()
+            assert [j.label for j in ask_with(ledger, generator, "one")] == ["Red"]
+            assert len(generator.asked) == number
 
 
 def test_stages_on_one_volume_keep_out_of_each_others_answers(tmp_path: Path) -> None:
@@ -186,7 +218,7 @@ def test_answers_without_log_probs_do_not_stand_for_answers_with_them(tmp_path: 
 
 def test_a_line_the_disk_spoilt_is_asked_again(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
-        ledger.record(["a", "b"])(0, ANSWER)
+        ledger.record(["a", "b"], any_answer)(0, ANSWER)
     path = tmp_path / ANSWERS
     path.write_bytes(b"\x00\x00\xff\n{}\n3\n[1, 2]\n" + path.read_bytes())
     with Ledger(tmp_path) as again:

@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.retries.standard import ExponentialBackoff
@@ -106,6 +107,40 @@ def test_object_of_others_is_verified_by_its_etag(
     s3.download_file(f"{bucket}/theirs", tmp_path / "back")
     assert proxy.done["corrupted"] == 1
     assert (tmp_path / "back").read_bytes() == content(5000)
+
+
+def put_in_parts(bucket: str, parts: list[bytes], **options: Any) -> None:
+    """An object as other tools write it: in parts, without a digest of the whole."""
+    client, target = s3.connect(), parse_uri(f"{bucket}/theirs")
+    where = {"Bucket": target.bucket, "Key": target.key}
+    upload = client.create_multipart_upload(**where, **options)["UploadId"]
+    done = []
+    for number, part in enumerate(parts, 1):
+        reply = client.upload_part(**where, UploadId=upload, PartNumber=number, Body=part)
+        done.append({"PartNumber": number, "ETag": reply["ETag"]})
+    client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": done})
+
+
+@pytest.mark.parametrize("sizes", [(PART, PART, 17), (PART, PART + 1, 17), (PART,)])
+def test_an_upload_of_others_in_parts_is_verified(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    parts = [content(size, seed) for seed, size in enumerate(sizes)]
+    put_in_parts(bucket, parts)
+    proxy.choose = once("corrupted", "GET", "/theirs")
+    s3.download_file(f"{bucket}/theirs", tmp_path / "back")
+    assert proxy.done["corrupted"] == 1
+    assert (tmp_path / "back").read_bytes() == b"".join(parts)
+
+
+def test_an_upload_in_parts_that_stays_altered_is_refused(
+    proxy: FaultProxy, bucket: str, tmp_path: Path
+) -> None:
+    put_in_parts(bucket, [content(PART), content(17, 1)])
+    proxy.choose = lambda method, path: "corrupted" if method == "GET" else ""
+    with pytest.raises(StorageError, match="altered"):
+        s3.download_file(f"{bucket}/theirs", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def test_two_hundred_faults_and_no_wrong_byte(
