@@ -22,8 +22,9 @@ def decontaminate(
     """The training prompts with `reason`, and how many go by the suite they give away, and how."""
     # One search for conversations and their turns: where there are none it costs nothing more.
     turns = _turns(training)
+    texts = training["text"]
     found = contaminated(
-        pl.concat([training["text"], turns["turn"]]),
+        texts if turns.is_empty() else pl.concat([texts, turns["turn"]]),
         evaluation["text"],
         threshold=config.contamination_jaccard,
         choices=evaluation["choices"],
