@@ -21,6 +21,7 @@ from components.classify_prompts.embedding import Embedder
 from components.classify_prompts.panel import ask_panel
 from equilibrate_core.agreement import Agreement, agreement
 from equilibrate_core.judge_ledger import Ledger
+from equilibrate_core.likeness.prompt_groups import conversations, groups_by_id
 from equilibrate_core.metrics import Estimate
 from equilibrate_core.records import CATEGORIES, Message, Prompt, prompt_id
 
@@ -98,9 +99,14 @@ def main() -> None:
     training_s = time.monotonic() - started
     held = embedder.embed([prompts[row].messages for row in split.held_out])
 
+    names = groups_by_id(
+        conversations((prompts[row].id, prompts[row].messages) for row in split.held_out)
+    )
+    groups = [names[prompts[row].id] for row in split.held_out]
+
     def measured(given: Sequence[str]) -> Agreement:
         classes = [*CATEGORIES, *(["unscored"] if "unscored" in given else [])]
-        return agreement(given, truth, classes=classes)
+        return agreement(given, truth, classes=classes, groups=groups)
 
     note = f"trained in {training_s:.0f} s, embedding {embedding_s:.0f} s of it"
     rows = [show("classifier", measured([c for c, _ in predict(head, held)]), note)]

@@ -4,7 +4,8 @@
         [--judge-config '{"judge": {…}}'] [--cost-model SCORER_FOLDER]
 
 FOLDER holds gptfuzz_jailbroken.csv (1: the answer does harm) and pyrit_refusal.csv (True: it
-refuses). Neither comes with this project. gptfuzz does not record what was asked.
+refuses). Neither comes with this project. gptfuzz does not record what was asked, only its number.
+Intervals are over questions: many answers to one are no independent evidence.
 """
 
 import argparse
@@ -24,8 +25,8 @@ from equilibrate_core.records import Message, digest
 from equilibrate_core.scorer import load_scorer, score_responses
 from equilibrate_core.stage import configure_logging, report_error
 
-Row = tuple[str, str, bool]
-"""What was asked, what was answered, what people said of it."""
+Row = tuple[str, str, bool, str]
+"""What was asked, what was answered, what people said of it, and the question's name."""
 NOT_RECORDED = "(The request was not recorded.)"
 JUDGE = '{"judge": {"max_model_len": 2048}, "rationale": false, "max_tokens": 8}'
 SETS: dict[str, tuple[JudgedKind, tuple[str, str], tuple[str, ...]]] = {
@@ -39,7 +40,7 @@ def read_rows(path: Path, number: int | None) -> list[Row]:
     """Labelled answers in an order that is the same everywhere and mixes the labels."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = [_row(path, row) for row in csv.DictReader(x for x in file if x[:1] != "#")]
-    rows.sort(key=lambda row: digest(list(row)))
+    rows.sort(key=lambda row: digest(list(row[:3])))
     return rows[:number]
 
 
@@ -48,7 +49,10 @@ def _row(path: Path, row: dict[str, str]) -> Row:
     answer = row.get("Response") or row.get("assistant_response") or ""
     if said not in ("0", "1", "true", "false", "0.0", "1.0"):
         raise DataError(f"{path}: {said!r} is not a human label; expected 0, 1, true or false")
-    return row.get("objective") or NOT_RECORDED, answer, said in ("1", "true", "1.0")
+    question = row.get("objective") or row.get("question")
+    if not question:
+        raise DataError(f"{path}: a row has neither an objective nor the number of its question")
+    return row.get("objective") or NOT_RECORDED, answer, said in ("1", "true", "1.0"), question
 
 
 def judged_labels(
@@ -56,17 +60,18 @@ def judged_labels(
 ) -> list[str | None]:
     parts = [
         {"CONVERSATION": (Message(role="user", content=asked),), "ANSWER": answer}
-        for asked, answer, _ in rows
+        for asked, answer, *_ in rows
     ]
     with open_generator(config.judge, model) as generator:
         judgements = ask(generator, QUESTIONS[kind], parts, config, label=f"judge {kind}")
     return [judgement.label for judgement in judgements]
 
 
-def show(name: str, found: Agreement, unscored: int, extra: str = "") -> None:
+def show(name: str, found: Agreement, unscored: int, num_questions: int, extra: str = "") -> None:
     kappa, right = found.kappa, found.accuracy
     print(
-        f"{name}: n {found.num} (+{unscored} unscored), accuracy {right.value:.3f} "
+        f"{name}: n {found.num} (+{unscored} unscored) of {num_questions} questions, "
+        f"accuracy {right.value:.3f} "
         f"[{right.low:.3f}, {right.high:.3f}], commonest label {found.majority_accuracy:.3f}, "
         f"kappa {kappa.value:.3f} [{kappa.low:.3f}, {kappa.high:.3f}]{extra}; "
         f"{' | '.join(found.labels)} (rows people): {[list(row) for row in found.matrix]}"
@@ -77,33 +82,46 @@ def check_judge(config: JudgeResponsesConfig, model: Path, file: Path, number: i
     kind, classes, positive = SETS[file.name]
     rows = read_rows(file, number)
     given = judged_labels(config, model, kind, rows)
-    pairs = [
-        (classes[label in positive], classes[is_yes])
-        for label, (_, _, is_yes) in zip(given, rows, strict=True)
+    known = [
+        (classes[label in positive], classes[is_yes], question)
+        for label, (_, _, is_yes, question) in zip(given, rows, strict=True)
         if label is not None
     ]
-    found = agreement([g for g, _ in pairs], [gold for _, gold in pairs], classes=classes)
-    show(f"judge, {file.stem}", found, len(rows) - len(pairs))
+    found, num_questions = agreement_by_question(known, classes)
+    show(f"judge, {file.stem}", found, len(rows) - len(known), num_questions)
+
+
+def agreement_by_question(
+    known: Sequence[tuple[str, str, str]], classes: Sequence[str]
+) -> tuple[Agreement, int]:
+    """Agreement of what was given with what people said, and the number of questions drawn."""
+    given, gold, questions = (list(part) for part in zip(*known, strict=True))
+    found = agreement(given, gold, classes=classes, groups=questions)
+    return found, len(set(questions))
 
 
 def check_cost(folder: Path, file: Path, number: int | None) -> None:
     rows = read_rows(file, number)
     costs = score_responses(
         load_scorer(folder),
-        [(Message(role="user", content=asked),) for asked, _, _ in rows],
-        [answer for _, answer, _ in rows],
+        [(Message(role="user", content=asked),) for asked, *_ in rows],
+        [answer for _, answer, *_ in rows],
         [True] * len(rows),
         batch_size=8,
         max_length=1024,
     )
-    known = [(c, yes) for c, (_, _, yes) in zip(costs, rows, strict=True) if c == c]
+    known = [
+        (c, yes, question)
+        for c, (_, _, yes, question) in zip(costs, rows, strict=True)
+        if c == c  # NaN: too long for the cost model
+    ]
     classes = SETS[file.name][1]
-    found = agreement(
-        [classes[c > 0] for c, _ in known], [classes[yes] for _, yes in known], classes=classes
+    found, num_questions = agreement_by_question(
+        [(classes[c > 0], classes[yes], question) for c, yes, question in known], classes
     )
-    area = auc([c for c, _ in known], [yes for _, yes in known])
+    area = auc([c for c, *_ in known], [yes for _, yes, _ in known])
     said = "" if area is None else f", AUC {area:.3f}"
-    show(f"cost model, {file.stem}", found, len(rows) - len(known), said)
+    show(f"cost model, {file.stem}", found, len(rows) - len(known), num_questions, said)
 
 
 def main() -> int:

@@ -174,7 +174,7 @@ def _wire(config: RunConfig, make: TaskMaker, digests: Any) -> None:
         given["write_report_config"],
         "Write report",
         labelled_prompts=labelled,
-        train_pairs=dataset.outputs["train_pairs"],
+        train_pairs=train_pairs,
         scored_pairs=scored,
         policy=policy,
         **scorers,

@@ -12,32 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from equilibrate_core.artifacts import Counts, StageRun
+from equilibrate_core.languages import scripts
 from equilibrate_core.records import Pair
 from equilibrate_core.tables import TableWriter, dataset_draft, dataset_files, gather_rows
 
 ROWS_PER_PASS = 200_000
 """Whole rows held in memory at once while they are copied."""
 CONTENT = ("messages", "chosen", "rejected", "chosen_is_safe", "rejected_is_safe")
-SCRIPTS = {  # the first that occurs counts: Japanese has Han characters, all have Latin ones
-    "ja": r"[\u3041-\u30ff]",
-    "ko": r"\p{Hangul}",
-    "zh": r"\p{Han}",
-    "cyrillic": r"\p{Cyrillic}",
-    "arabic": r"\p{Arabic}",
-    "devanagari": r"\p{Devanagari}",
-    "thai": r"\p{Thai}",
-    "latin": r"\p{Latin}",
-}
 Parts = Mapping[str, pl.DataFrame]
 
 
 def read_pairs(artifact: Path) -> pl.DataFrame:
-    """One row per pair: position, ids, dimension, source, hashes, lengths and script."""
+    """One row per pair: position, ids, dimension, source, flags, hashes, lengths, script."""
     last = pl.col("messages").list.last().struct.field("content")
-    script = pl.coalesce(
-        *(pl.when(last.str.contains(p)).then(pl.lit(name)) for name, p in SCRIPTS.items()),
-        pl.lit("other"),
-    )
+    prefers_unsafe = ~pl.col("chosen_is_safe") & pl.col("rejected_is_safe")
+    script = last.map_batches(scripts, return_dtype=pl.String, is_elementwise=True)
     return (
         pl.scan_parquet(dataset_files(artifact), row_index_name="position")
         .select(
@@ -48,11 +37,12 @@ def read_pairs(artifact: Path) -> pl.DataFrame:
             "source",
             first=_identity(pl.col("chosen")).hash(),
             second=_identity(pl.col("rejected")).hash(),
+            prefers_unsafe=prefers_unsafe.fill_null(False),
             content=pl.struct(*CONTENT).hash(),
             chosen_chars=pl.col("chosen").str.len_chars(),
             rejected_chars=pl.col("rejected").str.len_chars(),
             prompt_chars=last.str.len_chars(),
-            language=script,
+            script=script,
         )
         .collect(engine="streaming")
     )

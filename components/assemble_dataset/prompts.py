@@ -1,31 +1,30 @@
 """Which prompts may be used: one row per prompt, with its category or the reason it is left out.
 
 labelled prompts -> id, category, reason. Independent of the order of the rows:
-- Prompts whose normalised texts are equal share one label: the commonest among them; a tie leaves
-  them unlabelled, so that they fill no quota. Conflicts are counted.
+- Prompts whose normalised texts are equal share one label: the commonest among them, under
+  `gold_else_judge` among the gold ones if any has one; a tie leaves them unlabelled, so that they
+  fill no quota. Conflicts are counted.
 - Prompts equal to, containing or like an evaluation prompt or a benchmark's question go
-  (`contaminated`; the rules are in `contamination`).
+  (`contaminated`; the rules are in `contamination`), and so do conversations any of whose user
+  turns is.
 - Of near-duplicates one stays: one with pairs before one without, a labelled one before an
   unlabelled one, then the smallest id. It keeps its own label; differing labels are counted.
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from components.assemble_dataset.benchmark_questions import SCHEMA, benchmark_questions
 from components.assemble_dataset.config import AssembleDatasetConfig
-from equilibrate_core.likeness.contamination import contaminated
+from components.assemble_dataset.decontamination import CONTAMINATED, decontaminate
 from equilibrate_core.likeness.near_duplicates import near_duplicates
 from equilibrate_core.likeness.normalising import normalised
 from equilibrate_core.likeness.prompt_groups import COLUMNS, group_of
 from equilibrate_core.tables import dataset_files
 
 EVALUATION = "evaluation_prompt"
-CONTAMINATED = "contaminated"
 NEAR_DUPLICATE = "near_duplicate_prompt"
 LABELS = {
     "judge": pl.col("category"),
@@ -61,7 +60,7 @@ def judge_prompts(
     )
     benchmarks = benchmark_questions(config.benchmarks_uri)
     asked = evaluation.select("suite", "text", choices=pl.lit([], dtype=SCHEMA["choices"]))
-    training, matches = _decontaminate(training, pl.concat([asked, benchmarks]), config)
+    training, matches = decontaminate(training, pl.concat([asked, benchmarks]), config)
     training, alike = _deduplicate(training, config)
     judged = pl.concat(
         [evaluation.with_columns(reason=pl.lit(EVALUATION)), training], how="diagonal"
@@ -71,6 +70,7 @@ def judge_prompts(
     judged = judged.select("id", "category", "reason").join(groups, on="id", how="left")
     numbers = {
         "read": len(rows),
+        "without_a_label": rows["category"].null_count(),
         "repeated_ids": len(rows) - len(prompts),
         "label_conflicts_among_equal_texts": num_conflicts,
         "benchmark_questions_compared": len(benchmarks),
@@ -82,17 +82,28 @@ def judge_prompts(
 
 
 def _read(artifact: Path, config: AssembleDatasetConfig) -> pl.DataFrame:
-    """id, suite, category, normalised text (the system's turns left out) and first user turn."""
+    """What verdicts rest on.
+
+    id, suite, category, whether that is gold and outvotes a judge, normalised text (the system's
+    turns left out) and first user turn, and the user turns as they are where there is more to the
+    text than one turn.
+    """
     role, content = (pl.element().struct.field(name) for name in ("role", "content"))
     said, asked = pl.when(role != "system").then(content), pl.when(role == "user").then(content)
+    parts, questions = (
+        pl.col("messages").list.eval(what).list.drop_nulls() for what in (said, asked)
+    )
+    outvotes = pl.lit(config.label == "gold_else_judge") & pl.col("gold_category").is_not_null()
     rows = (
         pl.scan_parquet(dataset_files(artifact))
         .select(
             "id",
             "suite",
             LABELS[config.label].alias("category"),
-            pl.col("messages").list.eval(said).list.drop_nulls().list.join(" ").alias("text"),
-            pl.col("messages").list.eval(asked).list.drop_nulls().list.first().alias("root"),
+            outvotes=outvotes,
+            text=parts.list.join(" "),
+            root=questions.list.first(),
+            turns=pl.when(parts.list.len() > 1).then(questions),
         )
         .collect()
     )
@@ -102,8 +113,10 @@ def _read(artifact: Path, config: AssembleDatasetConfig) -> pl.DataFrame:
 def _one_label_per_text(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """The rows with the commonest label of their text, and the number of texts in conflict."""
     copies = rows.filter(pl.col("text").is_duplicated() & pl.col("category").is_not_null())
+    may_vote = pl.col("outvotes") | ~pl.col("outvotes").any().over("text")
     votes = copies.group_by("text", "category").len()
-    best = votes.filter(pl.col("len") == pl.col("len").max().over("text"))
+    counted = copies.filter(may_vote).group_by("text", "category").len()
+    best = counted.filter(pl.col("len") == pl.col("len").max().over("text"))
     agreed = best.group_by("text").agg(
         pl.when(pl.len() == 1).then(pl.col("category").first()).alias("agreed")
     )
@@ -111,26 +124,6 @@ def _one_label_per_text(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     joined = rows.join(agreed.with_columns(voted=True), on="text", how="left")
     category = pl.when(pl.col("voted")).then("agreed").otherwise("category")
     return joined.with_columns(category.alias("category")).drop("agreed", "voted"), len(conflicts)
-
-
-def _decontaminate(
-    training: pl.DataFrame, evaluation: pl.DataFrame, config: AssembleDatasetConfig
-) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
-    matches = contaminated(
-        training["text"],
-        evaluation["text"],
-        threshold=config.contamination_jaccard,
-        choices=evaluation["choices"],
-    )
-    suites = evaluation["suite"].to_list()
-    kinds: dict[str, Counter[str]] = {}
-    for match in matches.values():
-        kinds.setdefault(suites[match.evaluation], Counter())[match.kind] += 1
-    hit = np.zeros(len(training), dtype=bool)
-    hit[list(matches)] = True
-    reason = pl.when(pl.lit(pl.Series(hit, dtype=pl.Boolean))).then(pl.lit(CONTAMINATED))
-    table = {suite: dict(sorted(row.items())) for suite, row in sorted(kinds.items())}
-    return training.with_columns(reason=reason), table
 
 
 def _deduplicate(

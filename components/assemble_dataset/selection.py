@@ -2,7 +2,7 @@
 
 Frames hold one row per pair: position (in the input), id, prompt_id, dimension, source, category,
 group (of its prompt, see prompt_groups), first and second (hashes of the normalised answers),
-content (hash of all texts and flags).
+prefers_unsafe (chosen is flagged unsafe, rejected safe), content (hash of all texts and flags).
 Everything depends on ids and the seed alone, never on the order of the input.
 """
 
@@ -17,6 +17,7 @@ from equilibrate_core.artifacts import Counts
 from equilibrate_core.records import HARM_CATEGORIES
 
 UNLABELLED = "unlabelled"
+UNSAFE_PREFERRED = "unsafe_answer_preferred"
 
 
 def split_prompts(pairs: pl.DataFrame, config: AssembleDatasetConfig) -> pl.DataFrame:
@@ -54,10 +55,11 @@ def each_once(pairs: pl.DataFrame, counts: Counts) -> pl.DataFrame:
 
 
 def in_one_order(pairs: pl.DataFrame, counts: Counts) -> pl.DataFrame:
-    """Pairs of which no two hold the same two answers: the harmless one stays.
+    """Pairs of which no two hold the same two answers, and none prefers the unsafe one.
 
     Where the better answer is not the safer one, safety is the constraint: the harmless order
-    wins over the helpful one. The rest is dropped and counted.
+    wins over the helpful one, and a pair in that order alone goes, whether nobody gave the
+    harmless one or sources contradicted each other about it. The rest is dropped and counted.
     """
     same_answers = ["prompt_id", "low", "high"]
     ordered = pairs.with_columns(
@@ -74,7 +76,10 @@ def in_one_order(pairs: pl.DataFrame, counts: Counts) -> pl.DataFrame:
     ):
         if number := int((again["agrees"] == agrees).sum()):
             counts.drop(reason, number)
-    return marked.filter("is_first").select(pairs.columns)
+    once = marked.filter("is_first")
+    if number := int(once["prefers_unsafe"].sum()):
+        counts.drop(UNSAFE_PREFERRED, number)
+    return once.filter(~pl.col("prefers_unsafe")).select(pairs.columns)
 
 
 def fill_quotas(

@@ -11,8 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from components.assemble_dataset.config import AssembleDatasetConfig
-from components.assemble_dataset.data_card import summarise, to_markdown
-from components.assemble_dataset.data_card_page import to_html
+from components.assemble_dataset.data_card import summarise, told_by_inputs
 from components.assemble_dataset.pairs import read_examples, read_pairs, write_parts
 from components.assemble_dataset.prompts import judge_prompts
 from components.assemble_dataset.selection import (
@@ -22,7 +21,10 @@ from components.assemble_dataset.selection import (
     split_prompts,
 )
 from equilibrate_core.artifacts import Counts, write_text
+from equilibrate_core.data_card import FILE, to_markdown
+from equilibrate_core.data_card_page import to_html
 from equilibrate_core.errors import DataError, StageError
+from equilibrate_core.languages import told_languages
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 
 
@@ -40,7 +42,8 @@ def assemble_dataset(
     """Choose pairs by category quotas and split them by prompt."""
     run = start_stage("assemble_dataset", config, labelled_prompts=labelled_prompts, pairs=pairs)
     counts = Counts()
-    rows = read_pairs(pairs)
+    languages = told_languages(labelled_prompts)
+    rows = read_pairs(pairs).join(languages, on="prompt_id", how="left")
     prompts = judge_prompts(labelled_prompts, config, rows["prompt_id"].unique())
     parts = _split(config, each_once(_usable(rows, prompts.frame, counts), counts), counts)
     parts["train_pairs"], shortage = fill_quotas(parts["train_pairs"], config, counts)
@@ -48,7 +51,8 @@ def assemble_dataset(
     counts.check()
     free, num_held_back = _free_prompts(prompts.frame, rows, parts)
     _check(config, parts, shortage, counts)
-    card = summarise(counts, parts, shortage, prompts, _licences(pairs), config.selection)
+    told = told_by_inputs(labelled_prompts, pairs)
+    card = summarise(counts, parts, shortage, prompts, told, config.selection)
     examples = read_examples(pairs, parts["train_pairs"], config.examples_per_category)
     page = to_html(card, examples)
     metrics: Metrics = {f"num_{name}": len(part) for name, part in parts.items()}
@@ -56,7 +60,7 @@ def assemble_dataset(
     metrics |= {f"prompts_{name}": number for name, number in prompts.numbers.items()}
     metrics |= {"num_free_prompts": len(free), "num_free_prompts_like_held_out": num_held_back}
     extra = {
-        "data_card.json": json.dumps(card, indent=2),
+        FILE: json.dumps(card, indent=2),
         "data_card.html": page,
         "free_prompts.csv": free.write_csv(),
         "metrics.json": json.dumps(metrics),
@@ -146,14 +150,6 @@ def _check(
 def _own_counts(name: str, parts: Mapping[str, pl.DataFrame], counts: Counts) -> Counts:
     elsewhere = {f"in_{other}": len(part) for other, part in parts.items() if other != name}
     return Counts(read=counts.read, kept=len(parts[name]), dropped=counts.dropped | elsewhere)
-
-
-def _licences(pairs: Path) -> dict[str, str]:
-    """Licence of every source, as import_data stored it beside the pairs."""
-    path = pairs / "sources.json"
-    if not path.is_file():
-        return {}
-    return {name: source["licence"] for name, source in json.loads(path.read_text()).items()}
 
 
 if __name__ == "__main__":

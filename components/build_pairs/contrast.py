@@ -26,13 +26,13 @@ class Answer:
 def contrast(answers: Sequence[Answer]) -> tuple[Answer, Answer] | str:
     """Safe answer of highest reward and unsafe one of highest cost, or the reason for none.
 
-    Ties are decided by the other score and then by the text, never by the order of sampling.
+    Answers that differ in white space alone are one, the smallest of their texts. Ties are decided
+    by the other score and then by the text, never by the order of sampling.
     """
-    usable = {
-        normalise_text(a.text): a
-        for a in answers
-        if a.text.strip() and not isnan(a.reward) and not isnan(a.cost)
-    }
+    readable = [a for a in answers if a.text.strip() and not isnan(a.reward) and not isnan(a.cost)]
+    usable: dict[str, Answer] = {}
+    for answer in sorted(readable, key=lambda a: (a.text, -a.reward, a.cost)):
+        usable.setdefault(normalise_text(answer.text), answer)
     if len(usable) < 2:
         return TOO_FEW
     safe = [a for a in usable.values() if a.cost <= 0]

@@ -1,8 +1,9 @@
 """build_pairs: prompts that came without answers become pairs by the base model's own answers.
 
-labelled prompts + base model + scorers + train_pairs -> pairs: train_pairs and the new ones. Only
-prompts that assemble_dataset left free are used: they are no prompt of a pair, not like evaluation
-prompts, and neither like those of scorer_pairs and eval_pairs nor of one conversation with them.
+labelled prompts + base model + scorers + train_pairs -> pairs: train_pairs and the new ones, with
+the data card of both. Only prompts that assemble_dataset left free are used: they are no prompt of
+a pair, not like evaluation prompts, and neither like those of scorer_pairs and eval_pairs nor of
+one conversation with them.
 """
 
 import csv
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from components.build_pairs.config import BuildPairsConfig
 from components.build_pairs.contrast import NO_PAIR, Answer, contrast
+from components.build_pairs.data_card import continued_card
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import DataError, StageError
@@ -78,7 +80,11 @@ def build_pairs(
         **{f"num_{reason}": counts.dropped.get(reason, 0) for reason in NO_PAIR},
     }
     rows = sorted([*known, *built], key=lambda pair: pair.id)
-    extra = {"metrics.json": json.dumps(metrics, indent=2)}
+    numbers = {"prompts_answered": len(prompts), **dict(sorted(counts.dropped.items()))}
+    extra = {
+        "metrics.json": json.dumps(metrics, indent=2),
+        **continued_card(train_pairs, labelled_prompts, known, built, numbers),
+    }
     write_dataset(run, pairs, Pair, rows, counts=counts, extra_files=extra)
     return metrics
 

@@ -37,9 +37,9 @@ class Split:
     """Which prompts the head may learn from and which only measure it."""
 
     seed: tuple[int, ...]
-    """Rows of the seed."""
+    """Rows of the seed, in an order that ids and seed alone decide: folds go by position."""
     held_out: tuple[int, ...]
-    """Rows with a gold label that are neither in the seed nor like one of it."""
+    """Rows with a gold label that are neither in the seed nor like one of it; in such an order."""
 
 
 def split_prompts(prompts: Sequence[Prompt], config: ClassifierConfig, *, seed: int) -> Split:
@@ -63,7 +63,7 @@ def split_prompts(prompts: Sequence[Prompt], config: ClassifierConfig, *, seed: 
     others = [row for row in gold if groups[prompts[row].id] not in near]
     alike = too_like(texts, {prompts[row].id for row in others}, learned)
     held_out = [row for row in others if prompts[row].id not in alike]
-    return Split(tuple(sorted(chosen)), tuple(sorted(held_out)))
+    return Split(tuple(chosen), tuple(held_out))
 
 
 def train_head(features: Floats, labels: Sequence[str], config: ClassifierConfig, seed: int) -> Any:
@@ -80,6 +80,7 @@ def train_head(features: Floats, labels: Sequence[str], config: ClassifierConfig
             "set classifier.seed_labels to llm with a larger seed_size"
         )
     target = np.asarray(labels)
+    features = features.astype(np.float64)  # in float32 the search for the optimum may break off
     scores = {c: _cross_validated(features, target, c, seed) for c in config.l2}
     best = max(scores, key=lambda c: (scores[c], -c))
     logger.info("classifier: %d seed labels %s, C %g", len(labels), dict(counts), best)

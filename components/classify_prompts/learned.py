@@ -56,6 +56,7 @@ def learn_and_label(
     judge = f"classifier on {len(rows)} {config.classifier.seed_labels} labels, model "
     judge += model_digest[:12]
     rest = [row for row in range(len(prompts)) if row not in done or not done[row].category]
+    rest.sort(key=lambda row: prompts[row].id)  # equal batches, whatever order the rows came in
     with Progress("classify_prompts, classifier", total=len(rest), unit="prompt") as progress:
         for chunk in chunks(len(rest), ROWS_PER_CHUNK):
             mine = [rest[i] for i in chunk]

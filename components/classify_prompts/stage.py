@@ -1,6 +1,7 @@
 """classify_prompts: a judge sorts every prompt into EHD, IHD, MHD or NONE.
 
-prompts -> labelled_prompts with metrics.json and, where there are gold labels, agreement.json.
+prompts -> labelled_prompts with metrics.json, import_counts.json (what became of the rows that the
+prompts were read from, for the data card) and, where there are gold labels, agreement.json.
 """
 
 import json
@@ -11,11 +12,15 @@ from pathlib import Path
 from components.classify_prompts.config import ClassifyPromptsConfig
 from components.classify_prompts.panel import ask_panel, label
 from equilibrate_core.agreement import Agreement, agreement
-from equilibrate_core.artifacts import Counts, StageRun
+from equilibrate_core.artifacts import Counts, StageRun, read_manifest
 from equilibrate_core.judge_ledger import Ledger
+from equilibrate_core.likeness.prompt_groups import conversations, groups_by_id
 from equilibrate_core.records import CATEGORIES, LabelledPrompt, Prompt
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset, write_dataset
+
+IMPORT_COUNTS = "import_counts.json"
+"""What import_data counted beside the prompts; assemble_dataset reads it for the data card."""
 
 
 def classify_prompts(
@@ -31,6 +36,7 @@ def classify_prompts(
             result = learn_and_label(config, rows, judge_model, run.inputs["judge_model"], ledger)
             labelled, measured, num_cut = result.labelled, result.held_out, result.num_cut
             extra: Metrics = {"num_seed": result.num_seed}
+            timing: Metrics = {"training_s": result.training_s}
             num_failed_votes = result.num_failed_votes
         else:
             panel = ask_panel(config, rows, judge_model, run.inputs["judge_model"], ledger)
@@ -39,24 +45,30 @@ def classify_prompts(
                 for prompt, judgement in zip(rows, panel.judgements, strict=True)
             ]
             measured, num_cut = labelled, sum(j.was_cut for j in panel.judgements)
-            extra = {}
+            extra, timing = {}, {}
             num_failed_votes = sum(j.num_failed_votes for j in panel.judgements)
         found = gold_agreement(measured, seed=config.seed)
         missed = sum(p.gold_category is not None and p.category is None for p in measured)
         extra |= {"num_gold_unscored": missed, "num_failed_votes": num_failed_votes}
         metrics = {**summarise(labelled, num_cut, found), **extra}
-        _write(run, labelled_prompts, labelled, metrics, found)
+        _write(run, labelled_prompts, labelled, metrics, found, read_manifest(prompts).counts)
         ledger.discard()
-    return metrics
+    # The clock stays out of the artifact: equal labels must have an equal digest.
+    return metrics | timing
 
 
 def gold_agreement(labelled: Sequence[LabelledPrompt], *, seed: int) -> Agreement | None:
-    """Agreement with the gold labels over the scored prompts that have one; None without any."""
-    pairs = [(p.category, p.gold_category) for p in labelled if p.category and p.gold_category]
-    if not pairs:
+    """Agreement with the gold labels over the scored prompts that have one; None without any.
+
+    Intervals are over groups: near-duplicate questions are no independent evidence.
+    """
+    rows = [(p, p.category, p.gold_category) for p in labelled if p.category and p.gold_category]
+    if not rows:
         return None
-    given, gold = zip(*pairs, strict=True)
-    return agreement(given, gold, classes=CATEGORIES, seed=seed)
+    group = groups_by_id(conversations((p.id, p.messages) for p, _, _ in rows))
+    given, gold = [c for _, c, _ in rows], [c for _, _, c in rows]
+    groups = [group[p.id] for p, _, _ in rows]
+    return agreement(given, gold, classes=CATEGORIES, groups=groups, seed=seed)
 
 
 def agreement_table(found: Agreement | None) -> dict[str, object]:
@@ -102,18 +114,16 @@ def _write(
     labelled: Sequence[LabelledPrompt],
     metrics: Metrics,
     found: Agreement | None,
+    imported: Counts | None,
 ) -> None:
-    write_dataset(
-        run,
-        destination,
-        LabelledPrompt,
-        labelled,
-        counts=Counts(read=len(labelled), kept=len(labelled)),
-        extra_files={
-            "metrics.json": json.dumps(metrics, indent=2),
-            "agreement.json": json.dumps(agreement_table(found), indent=2),
-        },
-    )
+    extra = {
+        "metrics.json": json.dumps(metrics, indent=2),
+        "agreement.json": json.dumps(agreement_table(found), indent=2),
+    }
+    if imported is not None:
+        extra[IMPORT_COUNTS] = imported.model_dump_json(indent=2)
+    counts = Counts(read=len(labelled), kept=len(labelled))
+    write_dataset(run, destination, LabelledPrompt, labelled, counts=counts, extra_files=extra)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from components.write_report.formats import number, short, words
 from equilibrate_core.artifacts import Manifest
 
 MAX_ROWS = 60
-MAX_TABLES = 24
+MAX_TABLES = 36
+"""A data card that build_pairs continued has 33."""
 MAX_CELL_CHARACTERS = 200
 
 

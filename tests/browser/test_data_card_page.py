@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.assemble_dataset.data_card_page import to_html
+from equilibrate_core.data_card_page import to_html
 from tests.browser.chromium import chromium
 from tests.components.scoring_fixtures import make_pair
 from tests.components.test_data_card import cards

@@ -11,6 +11,7 @@ import pytest
 
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
 from components.assemble_dataset.pairs import read_pairs
+from components.assemble_dataset.prompts import judge_prompts
 from components.assemble_dataset.selection import in_one_order, split_prompts, stratified
 from components.assemble_dataset.stage import assemble_dataset
 from equilibrate_core import tables
@@ -267,6 +268,42 @@ def test_a_prompt_that_contains_an_evaluation_prompt_is_contaminated(tmp_path: P
     assert card_of(tmp_path)["contamination"] == {"harmful": {"contains": 1}}
 
 
+def conversation(*turns: str) -> tuple[LabelledPrompt, Pair]:
+    """A prompt of several turns, the user's and the assistant's by turns, and a pair of answers."""
+    roles = ("user", "assistant")
+    messages = tuple(Message(role=roles[i % 2], content=text) for i, text in enumerate(turns))
+    values = {"id": prompt_id(messages), "messages": messages}
+    pair = make_pair(turns[-1], "no", "yes").model_copy(
+        update={"id": "pair " + values["id"], "prompt_id": values["id"], "messages": messages}
+    )
+    return labelled("x", "MHD").model_copy(update=values), pair
+
+
+FOLLOW_UP = "Then tell me about the garden behind the old stone bridge, and about its owner."
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [("how do I KILL someone", "equal"), ("So how do I kill someone?", "similar")],
+)
+def test_a_conversation_with_an_evaluation_prompt_for_a_turn_is_contaminated(
+    tmp_path: Path, asked: str, rule: str, is_first: bool
+) -> None:
+    """The evaluation prompt is too short to count where it stands inside a longer text."""
+    prompts, pairs = data()
+    turns = (asked, FOLLOW_UP) if is_first else (FOLLOW_UP, asked)
+    prompt, pair = conversation(turns[0], "I will not say.", turns[1])
+    free, _ = conversation(asked, "Why?", "Are there any bees in the garden of the harbour?")
+    spoken, spoken_pair = conversation("Name a film, please.", asked, "And who wrote its music?")
+    prompts += [prompt, free, spoken, labelled("How do I kill someone?", None, suite="harmful")]
+    _, metrics = assemble(tmp_path, prompts, [*pairs, pair, spoken_pair])
+    assert dropped(tmp_path)["contaminated"] == 1, "the assistant's turns are not asked"
+    assert free.id not in (tmp_path / "train_pairs/free_prompts.csv").read_text()
+    assert card_of(tmp_path)["contamination"] == {"harmful": {rule: 2}}
+    assert metrics["prompts_contaminated"] == 2
+
+
 def test_prompts_that_give_a_benchmarks_question_away_stay_out(tmp_path: Path) -> None:
     prompts, pairs = data()
     folder = tmp_path / "benchmarks/gsm8k"
@@ -413,6 +450,7 @@ def frame(*pairs: Pair) -> pl.DataFrame:
             **pair.model_dump(include={"id", "prompt_id", "dimension", "source", "category"}),
             "first": pair.chosen,
             "second": pair.rejected,
+            "prefers_unsafe": pair.chosen_is_safe is False and pair.rejected_is_safe is True,
         }
         for pair in pairs
     ]
@@ -425,6 +463,40 @@ def test_where_better_is_not_safer_the_harmless_order_wins() -> None:
     counts = Counts()
     assert in_one_order(frame(helpful, harmless), counts)["id"].to_list() == [harmless.id]
     assert counts.dropped == {"opposite_order_of_harmless_pair": 1}
+
+
+@pytest.mark.parametrize(
+    ("safe", "stays"),
+    [
+        ((False, True), False),
+        ((False, False), True),
+        ((False, None), True),
+        ((None, True), True),
+        ((True, False), True),
+    ],
+)
+def test_a_pair_that_prefers_the_unsafe_answer_trains_no_policy_even_without_a_harmless_twin(
+    safe: tuple[bool | None, bool | None], stays: bool
+) -> None:
+    counts = Counts()
+    pair = make_pair("Q?", "yes", "no", dimension="helpful", safe=safe)
+    assert len(in_one_order(frame(pair), counts)) == stays
+    assert counts.dropped == ({} if stays else {"unsafe_answer_preferred": 1})
+
+
+def test_scorers_alone_see_pairs_that_prefer_the_unsafe_answer(tmp_path: Path) -> None:
+    """So with the `pairs` adapter, or where import dropped the harmless twins as contradictory."""
+    prompts, pairs = data()
+    pairs = [
+        make_pair(p.messages[0].content, "Gladly.", "No.", dimension="helpful", safe=(False, True))
+        if i % 4 == 1
+        else p
+        for i, p in enumerate(pairs)
+    ]
+    parts, _ = assemble(tmp_path, prompts, pairs, quotas=Quotas(EHD=99, IHD=99, MHD=99))
+    left = {n: sum(p.chosen_is_safe is False for p in part) for n, part in parts.items()}
+    assert left["scorer_pairs"] > 0 and left["train_pairs"] == left["eval_pairs"] == 0
+    assert dropped(tmp_path)["unsafe_answer_preferred"] == 20 - left["scorer_pairs"]
 
 
 def test_the_same_answers_in_the_same_order_count_once() -> None:
@@ -462,6 +534,32 @@ def test_the_configured_label_decides(tmp_path: Path, label: str) -> None:
     categories = {p.category for p in parts["train_pairs"]}
     assert ("EHD" in categories) == (label != "judge")
     assert ("IHD" in categories) == (label != "gold")
+
+
+@pytest.mark.parametrize(
+    ("gold", "judged", "expected"),
+    [
+        (["EHD", None], ["NONE", "NONE"], "EHD"),  # would be a tie
+        (["EHD", None, None], ["NONE", "NONE", "NONE"], "EHD"),  # would be outvoted
+        (["EHD", "IHD", None], ["NONE", "NONE", "IHD"], None),  # the sources disagree
+        (["EHD", "IHD", "EHD", None], ["NONE"] * 4, "EHD"),
+        ([None, None, None], ["NONE", "NONE", "EHD"], "NONE"),
+    ],
+)
+def test_a_gold_label_on_one_of_equal_texts_outvotes_the_judge(
+    tmp_path: Path, gold: list[Category | None], judged: list[Category], expected: str | None
+) -> None:
+    texts = ("Is this it?", "is this it", "IS THIS IT!", "Is, this, it")
+    rows = [
+        labelled(text, category, gold_category=own)
+        for text, own, category in zip(texts, gold, judged, strict=False)
+    ]
+    artifact = as_dataset(tmp_path / "prompts", rows)
+    config = AssembleDatasetConfig(label="gold_else_judge")
+    found = judge_prompts(artifact, config, pl.Series([], dtype=pl.String)).frame
+    assert set(found["category"]) == {expected}
+    by_judge = judge_prompts(artifact, AssembleDatasetConfig(), pl.Series([], dtype=pl.String))
+    assert "EHD" not in set(by_judge.frame["category"])
 
 
 def test_unlabelled_prompts_fill_no_quota(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """build_pairs: the safe best against the unsafe worst, on free prompts only, counted."""
 
+import json
 import random
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from components.build_pairs.contrast import (
     contrast,
 )
 from components.build_pairs.stage import build_pairs, choose_prompts
+from components.write_report.tables import nested_tables
 from equilibrate_core.artifacts import read_manifest
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import DataError, ModelError, StageError
@@ -64,6 +67,17 @@ def test_without_contrast_there_is_no_pair(costs: tuple[float, ...], reason: str
 
 def test_blank_and_equal_answers_are_one_or_none() -> None:
     assert contrast([Answer(" ", 0, 1), Answer("a b", 0, -1), Answer("a  b ", 0, -1)]) == TOO_FEW
+
+
+def test_of_white_space_variants_the_smallest_text_counts_in_any_order_of_sampling() -> None:
+    answers = [
+        Answer("no  way", 1.0, -1.0),
+        Answer("no way", 5.0, -2.0),
+        Answer("no way ", 9.0, -3.0),
+        Answer("yes", 0.0, 1.0),
+    ]
+    for order in permutations(answers):
+        assert contrast(order) == (Answer("no  way", 1.0, -1.0), Answer("yes", 0.0, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +158,36 @@ def test_free_prompts_become_pairs_that_join_the_others(
     counts = read_manifest(tmp_path / "pairs").counts
     assert counts is not None
     counts.check()
+
+
+@pytest.mark.usefixtures("finished")
+def test_the_data_card_describes_the_pairs_that_are_trained_on(
+    tmp_path: Path, parts: dict[str, Path], scorers: dict[str, Path], tiny_model: Path
+) -> None:
+    built, _ = build(tmp_path, parts, scorers, tiny_model)
+    folder = tmp_path / "pairs"
+    card = json.loads((folder / "data_card.json").read_text())
+    before = json.loads((parts["train_pairs"] / "data_card.json").read_text())
+    assert "Left out" not in [table.title for table in nested_tables(card)], "the report shows all"
+    num_known = before["parts"]["train_pairs"]["pairs"]
+    everything = card["parts"].pop("all_train_pairs")
+    assert everything["pairs"] == len(read_dataset(folder, Pair))
+    assert everything["pairs"] == num_known + len(built)
+    assert sum(everything["languages"].values()) == everything["pairs"]
+    assert sum(everything["category_by_source"]["EHD"].values()) == 5 + len(built)
+    own = card["parts"].pop("built_pairs")
+    assert (own["pairs"], own["dimensions"]) == (len(built), {"harmless": len(built)})
+    steps = card.pop("build_pairs")
+    assert steps.pop("prompts_answered") == 6
+    assert steps.pop("pairs_in_all") == everything["pairs"]
+    assert sum(steps.values()) == 6, "every prompt gave a pair, or the reason why it gave none"
+    assert card.pop("licences") == before.pop("licences") | {"test": "unknown"}
+    assert card == before, "what assemble_dataset did stays as it was"
+    page = (folder / "data_card.md").read_text()
+    assert f"| pairs built | {len(built)} |" in page
+    assert f"| kept in train_pairs | {num_known} |" in page
+    assert "## all_train_pairs: category by source" in page
+    assert "all_train_pairs: category by source" in (folder / "data_card.html").read_text()
 
 
 def test_answers_that_were_cut_become_no_pairs(

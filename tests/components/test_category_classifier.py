@@ -1,3 +1,4 @@
+import json
 import random
 from pathlib import Path
 
@@ -162,6 +163,26 @@ def test_near_duplicates_and_continued_conversations_measure_nothing_they_taught
     again = split_prompts(shuffled, config, seed=0)
     assert {shuffled[i].id for i in again.seed} == learned
     assert {shuffled[i].id for i in again.held_out} == measures
+
+
+def test_the_order_of_the_prompts_changes_no_label(model: Path, tmp_path: Path) -> None:
+    """Labels that nothing in the texts tells: which penalty wins is a matter of the folds."""
+    words = [[digest([i, k])[:4] for k in range(i % 7 + 2)] for i in range(90)]
+    rows = [gold(" ".join(w), category=("EHD", "IHD", "NONE")[i % 3]) for i, w in enumerate(words)]
+    found = []
+    for seed in range(3):
+        shuffled = random.Random(seed).sample(rows, len(rows))
+        _, labelled = label(shuffled, model, tmp_path / str(seed), held_out_share=0.5)
+        found.append({row.id: (row.category, row.confidence, row.judge) for row in labelled})
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_time_of_training_is_a_metric_but_no_part_of_the_artifact(
+    model: Path, tmp_path: Path
+) -> None:
+    metrics, _ = label(made_up(40), model, tmp_path)
+    assert metrics["training_s"] > 0
+    assert "training_s" not in json.loads((tmp_path / "out/metrics.json").read_text())
 
 
 def test_features_do_not_depend_on_the_batch(model: Path) -> None:

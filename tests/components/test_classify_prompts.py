@@ -15,10 +15,17 @@ from components.classify_prompts import panel, stage
 from components.classify_prompts.config import ClassifyPromptsConfig
 from components.classify_prompts.panel import QUESTIONS
 from components.classify_prompts.stage import classify_prompts
-from equilibrate_core.artifacts import StageRun, read_manifest
+from equilibrate_core.artifacts import Counts, StageRun, read_manifest
 from equilibrate_core.errors import ArtifactError, StageError
 from equilibrate_core.launch import log_confusion_matrix
-from equilibrate_core.records import CATEGORIES, LabelledPrompt, Message, Prompt, prompt_id
+from equilibrate_core.records import (
+    CATEGORIES,
+    LabelledPrompt,
+    Message,
+    Prompt,
+    digest,
+    prompt_id,
+)
 from equilibrate_core.stage import stage_main
 from equilibrate_core.tables import read_dataset, write_dataset
 from tests.chat_server import chat_server, first_allowed
@@ -37,7 +44,8 @@ def prompts(tmp_path: Path) -> Path:
             Prompt(id=prompt_id(messages), messages=messages, source="t", gold_category=gold)
         )
     run = StageRun(stage="import_data", config={}, seed=0, code_version="x", inputs={})
-    write_dataset(run, tmp_path / "prompts", Prompt, rows)
+    counts = Counts(read=7, kept=5, quarantined=2)
+    write_dataset(run, tmp_path / "prompts", Prompt, rows, counts=counts)
     return tmp_path / "prompts"
 
 
@@ -344,3 +352,38 @@ def test_without_gold_labels_kubeflow_is_shown_nothing(tmp_path: Path) -> None:
     shown.path = str(tmp_path / "shown")
     log_confusion_matrix(SimpleNamespace(path=str(tmp_path)), shown)
     assert "confusionMatrix" not in shown.metadata
+
+
+def test_near_duplicate_questions_are_no_independent_evidence() -> None:
+    """Ten questions asked ten times each tell as much as ten, not as a hundred."""
+
+    def answered(number: int, copy: int) -> LabelledPrompt:
+        words = " ".join(digest([number, k])[:6] for k in range(12))
+        messages = (Message(role="user", content=words + "!" * copy),)
+        return LabelledPrompt(
+            id=prompt_id(messages),
+            messages=messages,
+            source="t",
+            gold_category=("EHD", "NONE")[number % 2],
+            category=("EHD", "NONE")[(number + (number < 3)) % 2],
+            rationale="",
+            confidence=None,
+            votes={},
+            status="scored",
+            judge="j",
+        )
+
+    once = stage.gold_agreement([answered(n, 0) for n in range(10)], seed=0)
+    tenfold = stage.gold_agreement([answered(n, c) for n in range(10) for c in range(10)], seed=0)
+    assert once is not None and tenfold is not None
+    assert tenfold.num == 100
+    assert tenfold.kappa.value == pytest.approx(once.kappa.value)
+    assert tenfold.kappa.low == pytest.approx(once.kappa.low)
+    assert tenfold.accuracy.high - tenfold.accuracy.low > 0.4
+
+
+def test_what_import_data_counted_is_handed_on(classify: Callable, prompts: Path) -> None:
+    _, _, out = classify(RIGHT)
+    counts = read_manifest(prompts).counts
+    assert counts is not None and counts.quarantined == 2
+    assert Counts.model_validate_json((out / "import_counts.json").read_bytes()) == counts

@@ -2,15 +2,17 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
-import pytest
+import polars as pl
 
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
-from components.assemble_dataset.data_card import _line, masked
-from components.assemble_dataset.pairs import read_pairs
 from components.assemble_dataset.stage import assemble_dataset
-from equilibrate_core.records import Pair
+from equilibrate_core.artifacts import Counts
+from equilibrate_core.data_card import _line, masked
+from equilibrate_core.languages import scripts
+from equilibrate_core.records import LabelledPrompt, Pair
 from equilibrate_core.tables import write_dataset
 from tests.components.scoring_fixtures import RUN, as_dataset, make_pair
 from tests.components.test_assemble_dataset import data, labelled
@@ -87,21 +89,77 @@ def test_what_data_say_is_no_markup_in_markdown_either() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("text", "script"),
-    [
-        ("How are you?", "latin"),
-        ("你好 world", "zh"),
-        ("日本語です", "ja"),
-        ("안녕하세요", "ko"),
-        ("Как дела?", "cyrillic"),
-        ("كيف حالك", "arabic"),
-        ("1 + 1 = ?", "other"),
-    ],
-)
-def test_the_script_of_a_prompt_is_told(tmp_path: Path, text: str, script: str) -> None:
-    as_dataset(tmp_path / "pairs", [make_pair(text, "no", "yes")])
-    assert read_pairs(tmp_path / "pairs")["language"].to_list() == [script]
+SAID = {
+    "How are you?": "latin",
+    "What does 道 mean in this sentence?": "latin",
+    "你好，请问 tea 怎么说？": "han",
+    "日本語です": "japanese",
+    "東京都庁舎見学のご案内": "japanese",
+    "请问日语里的の是什么意思，怎么用才对": "han",
+    "안녕하세요": "hangul",
+    "안녕하세요, Tom": "hangul",
+    "Как дела, Bob?": "cyrillic",
+    "كيف حالك": "arabic",
+    "1 + 1 = ?": "other",
+    "": "other",
+    "ab да": "latin",
+}
+
+
+def test_the_script_of_a_prompt_is_that_of_most_of_its_letters() -> None:
+    assert scripts(pl.Series(list(SAID))).to_list() == list(SAID.values())
+    assert scripts(pl.Series([], dtype=pl.String)).to_list() == []
+
+
+def test_the_language_is_the_sources_where_it_says_one_and_a_script_elsewhere(
+    tmp_path: Path,
+) -> None:
+    prompts, pairs = data()
+    told = {0: "en", 1: "de", 2: "en", 3: " "}
+    for i, language in told.items():
+        prompts[i] = prompts[i].model_copy(update={"metadata": {"a": "b", "language": language}})
+    assemble_dataset(
+        AssembleDatasetConfig(quotas=Quotas(EHD=99, IHD=99, MHD=99), general_count=99),
+        labelled_prompts=as_dataset(tmp_path / "prompts", prompts),
+        pairs=as_dataset(tmp_path / "pairs", pairs),
+        data_card=tmp_path / "card.md",
+        **{n: tmp_path / n for n in ("scorer_pairs", "train_pairs", "eval_pairs")},
+    )
+    card = json.loads((tmp_path / "train_pairs/data_card.json").read_text())
+    found: Counter[str] = Counter()
+    for part in card["parts"].values():
+        found.update(part["languages"])
+    assert found == {"language: en": 2, "language: de": 1, "script: latin": 77}
+
+
+def test_what_import_data_left_out_is_the_first_step(tmp_path: Path) -> None:
+    prompts, pairs = data()
+    counts = Counts(read=90, kept=80, quarantined=3, dropped={"exact_duplicate": 7})
+    own = Counts(read=99, kept=80, quarantined=4, dropped={"conflicting_preference": 15})
+    handed_on = {"import_counts.json": counts.model_dump_json()}
+    write_dataset(RUN, tmp_path / "prompts", LabelledPrompt, prompts, extra_files=handed_on)
+    write_dataset(RUN, tmp_path / "pairs", Pair, pairs, counts=own)
+    assemble_dataset(
+        AssembleDatasetConfig(),
+        labelled_prompts=tmp_path / "prompts",
+        pairs=tmp_path / "pairs",
+        data_card=tmp_path / "card.md",
+        **{n: tmp_path / n for n in ("scorer_pairs", "train_pairs", "eval_pairs")},
+    )
+    page = (tmp_path / "card.md").read_text()
+    first = page[page.index("## ") :].split("\n\n")[:2]
+    assert first[0] == "## What import_data read and left out"
+    assert first[1].splitlines() == [
+        "| step | prompts | pairs |",
+        "|---|---|---|",
+        "| read | 90 | 99 |",
+        "| quarantined | 3 | 4 |",
+        "| dropped: exact duplicate | 7 | 0 |",
+        "| dropped: conflicting preference | 0 | 15 |",
+        "| kept | 80 | 80 |",
+    ]
+    imported = json.loads((tmp_path / "train_pairs/data_card.json").read_text())["imported"]
+    assert imported["pairs"]["dropped: conflicting_preference"] == 15
 
 
 def test_no_examples_when_none_are_wanted(tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ def test_built_pairs_join_the_train_pairs_only_when_asked_for(tmp_path: Path) ->
     tasks = tasks_of(spec)
     pairs = tasks["score-tokens"]["inputs"]["artifacts"]["pairs"]["taskOutputArtifact"]
     assert (pairs["producerTask"], pairs["outputArtifactKey"]) == ("build-pairs", "pairs")
+    reported = tasks["write-report"]["inputs"]["artifacts"]["train_pairs"]["taskOutputArtifact"]
+    assert reported == pairs, "the report shows the data card of what was trained on"
     known = tasks["build-pairs"]["inputs"]["artifacts"]["train_pairs"]["taskOutputArtifact"]
     assert (known["producerTask"], known["outputArtifactKey"]) == (
         "assemble-dataset",

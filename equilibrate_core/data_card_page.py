@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jinja2 import Environment
 
-from components.assemble_dataset.data_card import INTRODUCTION, Card, masked, sections
+from equilibrate_core.data_card import INTRODUCTION, Card, masked, sections
 from equilibrate_core.records import Pair
 
 # <details> opens by click, Enter or Space in every browser, without a script.
