@@ -1,6 +1,7 @@
 """The base of every config model: frozen, closed, documented in place."""
 
 import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,9 +57,13 @@ def parse_config(value: Any, model: type[ConfigT], where: str) -> ConfigT:
         raise ConfigError("\n".join(lines)) from error
 
 
-def to_json(config: Config) -> str:
-    """The config as one line of JSON, defaults written out: what a task receives."""
-    return json.dumps(config.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+def to_json(config: Config, *, without: Set[str] = frozenset()) -> str:
+    """The config as one line of JSON, defaults written out: what a task receives.
+
+    `without` names fields that a task is given otherwise.
+    """
+    values = config.model_dump(mode="json", exclude=set(without))
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
 
 def _parse_yaml(text: str, where: str) -> Any:

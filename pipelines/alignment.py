@@ -38,9 +38,13 @@ NOT_COMPARED = ("resolve_inputs_config", "record_run_config")
 
 
 def used_stages(config: RunConfig) -> list[StageName]:
-    """Stages that a run has: some are there only when their section is."""
-    left_out = {"build_pairs": config.build_pairs, "gather_arms": config.study}
-    return [stage for stage in POOLS if left_out.get(stage, config) is not None]
+    """Stages that a run has: some are there only when their section asks for them."""
+    absent = {
+        "build_pairs": config.build_pairs is None,
+        "gather_arms": config.study is None,
+        "gather_generations": config.generate_responses.num_shards == 1,
+    }
+    return [stage for stage in POOLS if not absent.get(stage, False)]
 
 
 def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
@@ -151,6 +155,7 @@ def _wire(config: RunConfig, make: TaskMaker, digests: Any) -> None:
         labelled_prompts=labelled,
         eval_pairs=dataset.outputs["eval_pairs"],
         labelled_answers=data["labelled_answers"],
+        num_shards=config.generate_responses.num_shards,
         **scorers,
     )
     train_pairs = _train_pairs(config, tasks, dataset.outputs["train_pairs"])

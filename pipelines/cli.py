@@ -44,6 +44,7 @@ STAGES = {
     "score_tokens": "ScoreTokensConfig",
     "train_policy": "TrainPolicyConfig",
     "generate_responses": "GenerateResponsesConfig",
+    "gather_generations": "GatherGenerationsConfig",
     "judge_responses": "JudgeResponsesConfig",
     "score_benchmarks": "ScoreBenchmarksConfig",
     "gather_arms": "GatherArmsConfig",

@@ -38,6 +38,7 @@ NUMBERS = {
     "score_tokens": 7,
     "train_policy": 8,
     "generate_responses": 9,
+    "gather_generations": 9,
     "judge_responses": 10,
     "score_benchmarks": 11,
     "gather_arms": 12,

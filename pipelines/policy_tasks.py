@@ -6,11 +6,14 @@ The artifacts that policies share -> ways to make a policy's tasks, each the tas
 from dataclasses import dataclass
 from typing import Any
 
+from components.gather_generations.component import gather_generations
+from components.gather_generations.config import GatherGenerationsConfig
 from components.generate_responses.component import generate_responses
 from components.judge_responses.component import judge_responses
 from components.score_benchmarks.component import score_benchmarks
 from components.score_tokens.component import score_tokens
 from components.train_policy.component import train_policy
+from equilibrate_core.config import to_json
 from pipelines.tasks import TaskMaker
 
 
@@ -29,6 +32,8 @@ class PolicyTasks:
     reward_model: Any
     cost_model: Any
     eval_cost_model: Any
+    num_shards: int
+    """Tasks that share out the prompts of one model (generate_responses.num_shards)."""
 
     def score_tokens(self, pairs: Any, name: str) -> Any:
         """Pairs with the scores of their tokens."""
@@ -56,13 +61,31 @@ class PolicyTasks:
 
     def generate(self, model: Any, arm: str) -> Any:
         """A model's answers to the run's prompts: one section for all, so that they compare."""
+        title, number = f"Generate with {arm} model", self.num_shards
+        if number == 1:
+            return self._answers(model, arm, title)
+        parts = {
+            f"part_{shard}": self._answers(
+                model, arm, f"{title}, {shard + 1} of {number}", shard=shard, num_shards=number
+            )
+            for shard in range(number)
+        }
+        return self.make(
+            gather_generations,
+            to_json(GatherGenerationsConfig(num_shards=number)),
+            f"Gather answers of {arm} model",
+            **parts,
+        ).outputs["generations"]
+
+    def _answers(self, model: Any, arm: str, title: str, **part: int) -> Any:
         return self.make(
             generate_responses,
             self.make.given["generate_responses_config"],
-            f"Generate with {arm} model",
+            title,
             model_name=arm,
             prompts=self.labelled_prompts,
             model=model,
+            **part,
         ).outputs["generations"]
 
     def judge(self, generations: Any, arm: str, **others: Any) -> Any:

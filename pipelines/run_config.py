@@ -179,6 +179,14 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _shards_are_the_pipelines(self) -> Self:
+        if self.generate_responses.shard:
+            raise ValueError(
+                "generate_responses.shard: the pipeline gives every task its own; remove the field"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _precisions_agree(self) -> Self:
         policies = {"train_policy": self.train_policy, "train_control": self.train_control}
         for name, policy in policies.items():

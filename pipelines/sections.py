@@ -9,6 +9,10 @@ from components.resolve_inputs.config import ResolveInputsConfig
 from equilibrate_core.config import to_json
 from pipelines.run_config import RunConfig
 
+GRAPH_FIELDS = frozenset({"num_shards", "shard"})
+"""Fields of generate_responses that are compiled into the graph: as parameters they could be edited
+without an effect."""
+
 
 def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
     """The pipeline's parameters and their defaults: every task's own section as JSON."""
@@ -28,7 +32,7 @@ def sections(config: RunConfig, *, cluster: bool = False) -> dict[str, str]:
         "eval_cost_model_config": to_json(config.train_scorer.eval_cost),
         "score_tokens_config": to_json(config.score_tokens),
         "train_policy_config": to_json(config.train_policy),
-        "generate_responses_config": to_json(config.generate_responses),
+        "generate_responses_config": to_json(config.generate_responses, without=GRAPH_FIELDS),
         "judge_responses_config": to_json(config.judge_responses),
         "score_benchmarks_config": to_json(config.score_benchmarks),
         "write_report_config": to_json(config.write_report.model_copy(update=told)),

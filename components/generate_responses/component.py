@@ -13,8 +13,10 @@ def generate_responses(
     model: Input[Model],
     generations: Output[Dataset],
     metrics: Output[Metrics],
+    shard: int = 0,
+    num_shards: int = 1,
 ):
-    """Answer the evaluation prompts with one model, called `model_name` from here on."""
+    """Answer the evaluation prompts, or one part of them, with one model, called `model_name`."""
     from components.generate_responses.config import GenerateResponsesConfig
     from components.generate_responses.stage import generate_responses
     from equilibrate_core.launch import launch
@@ -24,7 +26,7 @@ def generate_responses(
         GenerateResponsesConfig,
         config,
         metrics,
-        fields={"model_name": model_name},
+        fields={"model_name": model_name, "shard": shard, "num_shards": num_shards},
         prompts=prompts,
         model=model,
         generations=generations,

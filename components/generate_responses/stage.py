@@ -1,6 +1,7 @@
 """generate_responses: one model answers the evaluation prompts.
 
-prompts + model -> generations (one per prompt of a suite), with metrics.json.
+prompts + model -> generations (one per prompt of a suite, or of its part of them where
+`num_shards` tasks share the prompts), with metrics.json.
 """
 
 import json
@@ -9,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.generate_responses.config import GenerateResponsesConfig
+from components.generate_responses.parts import deal
 from components.generate_responses.shards import ShardStore
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import ConfigError, DataError, StageError
+from equilibrate_core.generations import summarise
 from equilibrate_core.generator import choose_backend, open_generator
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.generator_dtype import resolve_dtype
@@ -29,12 +32,13 @@ def generate_responses(
 ) -> Metrics:
     """Answer the evaluation prompts with one model."""
     run = start_stage("generate_responses", config, prompts=prompts, model=model)
-    counts = Counts()
-    chosen = choose_prompts(config, read_dataset(prompts, LabelledPrompt), counts)
+    found = Counts()
+    wanted = choose_prompts(config, read_dataset(prompts, LabelledPrompt), found)
+    chosen, counts = deal(wanted, found, config.shard, config.num_shards)
     sampling = config.sampling.model_copy(update={"seed": config.sampling.seed + config.seed})
     model_id = run.inputs["model"]
     completions = answer_in_shards(config, chosen, sampling, model, model_id)
-    check_failures(config, completions)
+    check_failures(config, completions, len(wanted))
     rows = [
         generation(config.model_name, prompt, completion, model_id, sampling)
         for prompt, completion in zip(chosen, completions, strict=True)
@@ -128,13 +132,18 @@ def choose_prompts(
     return chosen
 
 
-def check_failures(config: GenerateResponsesConfig, completions: Sequence[Completion]) -> None:
-    """Raise StageError when too many prompts have no answer."""
+def check_failures(
+    config: GenerateResponsesConfig, completions: Sequence[Completion], num_prompts: int
+) -> None:
+    """Raise StageError when too many prompts have no answer.
+
+    `num_prompts` are those of all parts: a part may fail what one task for all could have, no more.
+    """
     errors = Counter(completion.error for completion in completions if completion.error)
-    if errors.total() > config.max_failed_share * len(completions):
+    if errors.total() > config.max_failed_share * num_prompts:
         common = "; ".join(f"{number} x {e}" for e, number in errors.most_common(ERRORS_SHOWN))
         raise StageError(
-            f"generate_responses: {errors.total()} of {len(completions)} prompts have no answer, "
+            f"generate_responses: {errors.total()} of {num_prompts} prompts have no answer, "
             f"more than max_failed_share {config.max_failed_share:g} allows: {common}"
         )
 
@@ -159,18 +168,6 @@ def generation(
         num_tokens=completion.num_tokens,
         seed=sampling.seed,
     )
-
-
-def summarise(rows: Sequence[Generation], num_prompts: int) -> Metrics:
-    """Scalars: how many answers, how long, how many cut or empty."""
-    return {
-        "num_prompts": num_prompts,
-        "num_generations": len(rows),
-        "num_failed": num_prompts - len(rows),
-        "num_truncated": sum(row.finish_reason == "length" for row in rows),
-        "num_empty": sum(not row.response.strip() for row in rows),
-        "mean_num_tokens": sum(row.num_tokens for row in rows) / max(len(rows), 1),
-    }
 
 
 if __name__ == "__main__":

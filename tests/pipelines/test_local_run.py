@@ -130,13 +130,37 @@ def test_an_unchanged_run_comes_from_the_cache(first: Outcome, workplace: Path) 
     assert again.publication["uri"] == first.publication["uri"]
 
 
-def test_an_edited_section_reruns_its_stage_and_dependents(first: Outcome, workplace: Path) -> None:
+@pytest.fixture(scope="module")
+def edited(first: Outcome, workplace: Path) -> Outcome:
+    """The first run with another section of one stage, and the prompts of another in two parts."""
+
     def edit(values: dict[str, Any]) -> None:
         values["judge_responses"]["seed"] = 5
+        values["generate_responses"]["num_shards"] = 2
 
-    again = go(workplace, edit)
-    expected = {"judge-responses", "judge-responses-2", "write-report"}
-    assert ran(again) - {"resolve-inputs", "publish-model", "record-run"} == expected
+    return go(workplace, edit)
+
+
+def test_an_edited_section_reruns_its_stage_and_dependents(edited: Outcome) -> None:
+    always = {"resolve-inputs", "publish-model", "record-run"}
+    stages = [name.rstrip("-0123456789") for name in ran(edited) - always]
+    asked = [*4 * ["generate-responses"], *2 * ["gather-generations"]]
+    assert sorted(stages) == sorted([*asked, *2 * ["judge-responses"], "write-report"])
+
+
+def test_answers_of_two_shards_are_those_of_one_task(edited: Outcome, workplace: Path) -> None:
+    folder = workplace / "runs" / "tiny" / "artifacts"
+    one_task = min(path.parent for path in folder.glob("*/generate-responses"))
+    sharded = artifact(workplace, "gather-generations", "generations").parents[1]
+    for task in ("generate-responses", "generate-responses-2"):
+        one = read_manifest(one_task / task / "generations")
+        both = read_manifest(
+            sharded / task.replace("generate-responses", "gather-generations") / "generations"
+        )
+        assert (both.digest, both.rows, both.counts) == (one.digest, one.rows, one.counts)
+        assert both.config == one.config
+    report = json.loads((edited.folder / "report.json").read_text())
+    assert report["policy_digest"] == edited.publication["digest"]
 
 
 def with_study(values: dict[str, Any]) -> None:
