@@ -581,6 +581,29 @@ def test_answers_judged_unsafe_open_only_on_request_whatever_the_prompt(world, l
     assert "Show the prompt and the answers, not all judged safe" in world.page
 
 
+def test_costly_answers_open_only_on_request_whatever_the_labels(world):
+    world.cases = [*CASES[:4], replace(CASES[4], costs=(-1.0, 0.1)), *CASES[5:]]
+    world.run()
+    without_details = re.sub(r"<details.*?</details>", "", world.page, flags=re.DOTALL)
+    assert "scary question 4" in world.page and "scary question 4" not in without_details
+    assert "scary question 5" in without_details
+    assert "the prompt and the answers, one at least with a cost above 0" in world.page
+    assert "not judged safe or has a cost above 0, opens on request" in world.page
+
+
+def test_only_blocks_that_the_keyboard_reaches_scroll(world):
+    """Firefox alone lets the keyboard scroll any block; the page gives `.scroll` a tab stop."""
+    world.run()
+    style = world.page.split("<style>")[1].split("</style>")[0]
+    rules = re.findall(r"([^{}]+)\{([^{}]*)\}", style)
+    scrolling = {
+        s.strip() for s, rule in rules if re.search(r"overflow(-[xy])?: *(auto|scroll)", rule)
+    }
+    assert scrolling == {".scroll"}
+    for tag in re.findall(r'<div class="scroll"[^>]*>', world.page):
+        assert 'role="region"' in tag and 'tabindex="0"' in tag and "aria-label=" in tag
+
+
 def test_a_long_curve_ends_at_its_last_step():
     drawn = curve("loss", [(float(step), 0.25 if step == 1000 else 0.5) for step in range(1001)])
     assert "last 0.250" in str(drawn)
@@ -790,6 +813,29 @@ def test_who_judged_stands_beside_every_kind_of_figure(world):
     assert said["cost"] == "Judged by cost model; not compared with people."
     assert said["reward"] == "Judged by reward model."
     assert said["refusal"] == "Judged by llm / refusal; not compared with people."
+
+
+def section(page: str, name: str) -> str:
+    return page.split(f'<section id="{name}"')[1].split("</section>")[0]
+
+
+def test_who_judged_stands_beside_every_table_and_figure_of_verdicts(world):
+    safety = "Judged by llm / safety; not compared with people."
+    both = f"Of safety: {safety} Of compliance: Judged by llm / refusal; not compared with people."
+    report = world.run()
+    shown = section(world.page, "safety")
+    captions = dict(re.findall(r"<caption>([^<]+)<small>(.*?)</small></caption>", shown))
+    assert captions == {
+        "Safety states with intervals": both,
+        "Safe on harmful prompts, by category": safety,
+        "Suite by suite": both,
+    }
+    below = re.findall(r"<figcaption>(.*?)</figcaption>", shown)
+    assert len(below) == 2
+    assert below[0].endswith(both) and below[1].endswith(safety)
+    trade, scores = re.findall(r"<figcaption>(.*?)</figcaption>", section(world.page, "results"))
+    assert trade.endswith(both) and "Rewards: Judged by reward model. Costs:" in scores
+    assert both in rows_by_key(report)["truly_safe"]["note"]
 
 
 def test_report_json_satisfies_the_published_schema(controlled):
