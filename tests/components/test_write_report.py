@@ -375,9 +375,9 @@ def test_cost_models_trained_on_the_same_rows_are_not_independent(world):
 def test_sample_runs_say_so_everywhere(world):
     report = world.run(is_sample=True)
     assert "sample data that measure nothing" in report["verdict"]
-    assert report["summary"][0].startswith("SAMPLE DATA")
+    assert report["summary"][1].startswith("SAMPLE DATA")
     assert 'class="sample"' in world.page
-    assert len(report["summary"]) <= 10
+    assert len(report["summary"]) <= 12
 
 
 def test_digests_name_the_evaluated_policy_and_its_base(world):
@@ -836,6 +836,45 @@ def test_who_judged_stands_beside_every_table_and_figure_of_verdicts(world):
     trade, scores = re.findall(r"<figcaption>(.*?)</figcaption>", section(world.page, "results"))
     assert trade.endswith(both) and "Rewards: Judged by reward model. Costs:" in scores
     assert both in rows_by_key(report)["truly_safe"]["note"]
+
+
+def test_the_verdict_comes_first_and_every_figure_of_the_summary_has_interval_and_n(world):
+    report = world.run(is_sample=True)
+    lines, rows = report["summary"], rows_by_key(report)
+    assert lines[0] == report["verdict"]
+    assert lines[-1].startswith("gate (")
+    safety = rows["safety"]
+    low, high = (f"{100 * safety['aligned'][end]:.1f}" for end in ("low", "high"))
+    line = next(line for line in lines if line.startswith("Safe on harmful prompts"))
+    assert f"aligned 75.0 % ({low} to {high}, n 4); +50.0 points (" in line
+    assert line.endswith(", within noise)")
+    measured = [line for line in lines if ": base " in line]
+    assert len(measured) >= 5 and all(line.count(", n ") >= 2 for line in measured)
+    assert any(line.startswith("Helpfulness win rate: 75.0 % (") for line in lines)
+
+
+def test_a_long_summary_keeps_its_verdict(controlled):
+    controlled.human_agreement = {"judge": HUMAN}
+    report = controlled.run(is_sample=True)
+    assert len(report["summary"]) > 10 and report["summary"][0] == report["verdict"]
+
+
+def test_texts_that_the_judge_did_not_read_whole_are_warned_of(world):
+    world.verdict_metrics = {
+        "base": {"num_cut": 0, "num_safety": 4, "num_refusal": 2, "num_reward": 8},
+        "aligned": {
+            "num_cut": 2,
+            "num_safety": 4,
+            "num_refusal": 2,
+            "num_preference": 4,
+            "num_cost": 8,
+        },
+    }
+    found = [line for line in world.run()["warnings"] if "cut in the middle" in line]
+    assert found == [
+        "20.0 % of the texts about the aligned model's answers were cut in the middle to fit the "
+        "judge: it did not read all that it judged."
+    ]
 
 
 def test_report_json_satisfies_the_published_schema(controlled):
