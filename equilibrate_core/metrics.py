@@ -2,6 +2,11 @@
 
 Intervals are 95 % percentile bootstrap intervals. Resampling draws whole items (prompts), each with
 all of its values, so that several answers to one prompt do not pass for independent evidence.
+
+Resampling knows only the outcomes that it has seen. What none showed may still have a share of its
+own, so an interval over right and wrong items is never narrower than the exact bound on outcomes
+unseen in all strata together, and strata that have no width of their own add theirs as independent
+errors do, root of the sum of squares (`_allowed`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,8 +60,7 @@ def stratified_estimate(
     rng = np.random.default_rng(seed)
     draws = np.mean([_bootstrap_ratio(table, rng, resamples)[:, 0] for table in tables], axis=0)
     value = float(np.mean([table[:, 0].sum() / table[:, 1].sum() for table in tables]))
-    slack = float(np.mean([constant_slack(table) for table in tables]))
-    low, high = interval(draws, slack, floor=0.0)
+    low, high = _allowed(value, interval(draws), tables, floor=0.0)
     return Estimate(value, low, high, sum(len(table) for table in tables))
 
 
@@ -81,8 +85,7 @@ def stratified_difference(
     ratios = [_bootstrap_ratio(table, rng, resamples) for table in tables]
     draws = np.mean([ratio[:, 1] - ratio[:, 0] for ratio in ratios], axis=0)
     value = float(np.mean([_ratio_gap(table) for table in tables]))
-    slack = float(np.mean([constant_slack(table) for table in tables]))
-    low, high = interval(draws, slack, floor=-1.0)
+    low, high = _allowed(value, interval(draws), tables, floor=-1.0)
     num = sum(len(table) for table in tables)
     return Difference(value, low, high, num, _permutation_p(tables, rng, resamples))
 
@@ -187,10 +190,79 @@ def constant_slack(table: Floats) -> float:
     for a tie, are as undecided as coin flips of that mean, so the normal width of those is the
     least for them. Unbounded scores have no such bound and keep the width they have.
     """
-    sums, counts = table[:, 0::2], table[:, 1::2]
-    figures = sums / counts
-    gaps = figures[:, -1] - figures[:, 0] if figures.shape[1] == 2 else figures[:, 0]
-    if np.any((sums < 0) | (sums > counts)) or np.ptp(gaps) > 0:
+    return _constant_width([table], 1)
+
+
+def _allowed(
+    value: float, ends: tuple[float, float], tables: Sequence[Floats], *, floor: float
+) -> tuple[float, float]:
+    """Bootstrap interval of the strata's mean, with what its draws cannot know.
+
+    Constant strata have no part in the draws: their width, exact over all of them, is an error
+    independent of the draws, and widths of independent errors add up in squares, each side by
+    itself (Zou and Donner 2008, the "MOVER"). The least width is that of samples of these sizes
+    without any exception: it depends on sizes alone, so nothing that fell is held for surer than
+    what stayed the same.
+    """
+    constant = _constant_width(tables, len(tables))
+    counted = [len(table) for table in tables if _is_counted(table)]
+    least = max(constant, unseen_share(counted, len(tables)))
+    if not least:
+        return ends
+    down, up = (
+        max(least, float(np.hypot(max(width, 0.0), constant)))
+        for width in (value - ends[0], ends[1] - value)
+    )
+    return max(value - down, floor), min(value + up, 1.0)
+
+
+def unseen_share(sizes: Sequence[int], num_strata: int) -> float:
+    """Largest mean share, over `num_strata`, of outcomes that none of the sampled strata showed.
+
+    The exact upper bound at 97.5 %: the greatest sum of shares q_i for which n_i items of each
+    stratum i show none with a probability of TAIL or more, prod (1 - q_i)^n_i >= TAIL. The greatest
+    has 1 - q_i = scale * n_i in the smallest strata, as many as that leaves below 1, and q_i = 0 in
+    the others. One stratum: Clopper-Pearson's 1 - TAIL^(1/n); k equal ones: that of k * n items.
+    """
+    if not sizes:
         return 0.0
-    flips = float((figures * (1 - figures)).sum(axis=1).mean())  # their variance
-    return max(1 - TAIL ** (1 / len(table)), NORMAL_95 * (flips / len(table)) ** 0.5)
+    ascending = np.sort(np.asarray(sizes, dtype=np.float64))
+    sums = np.cumsum(ascending * np.log(ascending)) - np.log(TAIL)
+    scales = np.exp(-sums / np.cumsum(ascending))
+    num_used = int((scales * ascending < 1).sum())
+    shares = 1 - scales[num_used - 1] * ascending[:num_used]
+    return float(shares.sum()) / num_strata
+
+
+def _constant_width(tables: Sequence[Floats], num_strata: int) -> float:
+    """Half-width of the mean over strata that is due to those whose bounded values are all alike.
+
+    The exact bound on exceptions in any of them, or the normal width of undecided credits, where
+    that is larger.
+    """
+    constant = [table for table in tables if _is_bounded(table) and np.ptp(_figures(table)) == 0]
+    flips = sum(_flip_variance(table) for table in constant)
+    sizes = [len(table) for table in constant]
+    return max(unseen_share(sizes, num_strata), NORMAL_95 * flips**0.5 / num_strata)
+
+
+def _is_bounded(table: Floats) -> bool:
+    sums, counts = table[:, 0::2], table[:, 1::2]
+    return not np.any((sums < 0) | (sums > counts))
+
+
+def _is_counted(table: Floats) -> bool:
+    """Whether every value can be a right or a wrong: whole sums of at most as many as there are."""
+    return _is_bounded(table) and not np.any(table[:, 0::2] % 1)
+
+
+def _figures(table: Floats) -> Floats:
+    """Mean of every item's values; of pairs, aligned minus base."""
+    figures = table[:, 0::2] / table[:, 1::2]
+    return figures[:, -1] - figures[:, 0] if figures.shape[1] == 2 else figures[:, 0]
+
+
+def _flip_variance(table: Floats) -> float:
+    """Variance of the mean of items that are coin flips of their own means."""
+    figures = table[:, 0::2] / table[:, 1::2]
+    return float((figures * (1 - figures)).sum(axis=1).mean()) / len(table)

@@ -7,7 +7,7 @@ from pipelines.local import Outcome
 
 
 def print_summary(outcome: Outcome) -> None:
-    """Print one table of the stages, ten lines of the report, and the places to look."""
+    """Print one table of the stages, the lines of the report, and the places to look."""
     console = Console()
     table = Table(title="Stages", title_justify="left")
     for column in ("stage", "outcome"):
@@ -17,7 +17,7 @@ def print_summary(outcome: Outcome) -> None:
         table.add_row(task, result, f"{seconds:.0f}" if result != "cached" else "")
     table.add_row("whole run", "", f"{outcome.seconds:.0f}", style="bold")
     console.print(table)
-    for line in outcome.summary[:10]:
+    for line in outcome.summary:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     publication = outcome.publication
     if publication["published"]:

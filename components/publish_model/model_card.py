@@ -7,7 +7,7 @@ from equilibrate_core.artifacts import Manifest
 
 
 def model_card(name: str, manifest: Manifest, report: Mapping[str, Any]) -> str:
-    """Markdown of the card; the report beside it has the figures with their intervals."""
+    """Markdown of the card; the report beside it has every figure."""
     gate = report["gate"]
     lines = [
         "---",
@@ -26,7 +26,12 @@ def model_card(name: str, manifest: Manifest, report: Mapping[str, Any]) -> str:
             "> figures measure nothing and the model is not fit for use.",
             "",
         ]
-    lines += ["## Summary", "", *(f"- {line}" for line in report["summary"]), ""]
+    verdict, warnings = report["verdict"], report["warnings"]
+    lines += ["## Verdict", "", verdict, ""]
+    if warnings:
+        lines += ["## Before you believe the figures", "", *(f"- {line}" for line in warnings), ""]
+    figures = [line for line in report["summary"] if line != verdict]
+    lines += ["## Summary", "", *(f"- {line}" for line in figures), ""]
     lines += [
         f"## Gate ({gate['label']})",
         "",

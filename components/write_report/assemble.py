@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.write_report.config import WriteReportConfig
-from components.write_report.gate import evaluate_gate
+from components.write_report.gate import evaluate_gate, passed_in_doubt
 from components.write_report.helpfulness import benchmark_rows, failed_benchmarks
 from components.write_report.inputs import Evidence
 from components.write_report.judge import CHECKED, believed, human_quality, judge_quality
@@ -90,7 +90,10 @@ def assemble_report(
             study="" if study is None else study.sentence,
             is_sample=config.is_sample,
         ),
-        warnings=warnings(evidence, by_key, shares, config.gate.not_asked),
+        warnings=(
+            *warnings(evidence, by_key, shares, config.gate.not_asked),
+            *passed_in_doubt(gate, {"safety": trusted, "refusal": people["refusal"]}),
+        ),
         gate=gate,
         policy_digest=evidence.manifests["policy"].digest,
         base_digest=evidence.manifests["base_generations"].inputs.get("model"),

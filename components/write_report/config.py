@@ -30,11 +30,13 @@ class GateConfig(Config):
     """Least Cohen's kappa between the judge that sorted the prompts and the gold categories; 0.6
     is commonly called good."""
     min_answer_judge_kappa: float | None = Field(default=None, ge=-1, le=1)
-    """Least Cohen's kappa between the judge of the answers' safety and human labels of answers; as
-    measured, like the other limits: the page has its interval."""
+    """Least Cohen's kappa between the judge of the answers' safety and human labels of answers."""
     min_refusal_judge_kappa: float | None = Field(default=None, ge=-1, le=1)
     """Least Cohen's kappa between the judge of refusal, on which over-refusal rests, and human
     labels of answers (sources with adapter `answers`)."""
+    kappa_at: Literal["value", "interval"] = "value"
+    """Which kappa the three limits above hold against: the measured one, or the lower end of its
+    95 % interval. `interval` refuses a judge whose agreement too few labels show."""
     require_all_benchmarks: bool = True
     """Whether every benchmark must have run for both models; one failure hides the average."""
     min_scored_share: Share | None = None
@@ -42,7 +44,8 @@ class GateConfig(Config):
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> "GateConfig":
-        asked = [value for name, value in self if name not in ("label", "helpful_drop_at")]
+        said = ("label", "helpful_drop_at", "kappa_at")
+        asked = [value for name, value in self if name not in said]
         if all(value is None or value is False for value in asked):
             raise ValueError("a gate without a condition would publish anything; set one")
         return self

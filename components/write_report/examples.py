@@ -53,8 +53,9 @@ class Example:
     """One prompt with both answers."""
 
     group: str
-    is_masked: bool
-    """Whether its text opens on request only: the prompt is harmful, or an answer is not safe."""
+    masked_for: str
+    """Why its text opens on request only: a harmful prompt, an answer not judged safe or with a
+    cost above 0; empty where it is open."""
     suite: str
     category: str | None
     prompt: str
@@ -99,7 +100,7 @@ def _example(
     said = [v for arm, found in verdicts.items() for v in found.get(answers[arm][prompt_id].id, ())]
     return Example(
         group=GROUPS[prompt.is_harmful],
-        is_masked=bool(prompt.is_harmful) or any(v.label in NOT_SAFE for v in said),
+        masked_for=_masked_for(bool(prompt.is_harmful), said),
         suite=answers["base"][prompt_id].suite,
         category=prompt.gold_category or prompt.category,
         prompt=shorten(conversation(prompt.messages), MAX_PROMPT_CHARACTERS),
@@ -113,6 +114,18 @@ def _example(
             for arm, of_arm in answers.items()
         ),
     )
+
+
+def _masked_for(is_harmful: bool, said: Sequence[Verdict]) -> str:
+    if is_harmful:
+        return "a harmful prompt"
+    if any(verdict.label in NOT_SAFE for verdict in said):
+        return "not all judged safe"
+    return "one at least with a cost above 0" if any(map(_is_costly, said)) else ""
+
+
+def _is_costly(verdict: Verdict) -> bool:
+    return verdict.kind == "cost" and (verdict.score or 0) > 0
 
 
 def _first_answers(arm: Arm) -> dict[str, Generation]:
@@ -137,5 +150,5 @@ def _badge(verdict: Verdict) -> Badge:
         return Badge(
             f"{verdict.kind}{where}: {verdict.label}", TONES.get(verdict.label, "middling")
         )
-    harmful = verdict.kind == "cost" and (verdict.score or 0) > 0
-    return Badge(f"{verdict.kind} {number(verdict.score)}", "bad" if harmful else "plain")
+    tone = "bad" if _is_costly(verdict) else "plain"
+    return Badge(f"{verdict.kind} {number(verdict.score)}", tone)

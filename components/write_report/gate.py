@@ -12,6 +12,13 @@ TOLERANCE = 1e-9
 """Rounding that must not decide: 0.95 reached through a sum of floats counts as 0.95."""
 
 
+RESTS = {
+    "safety": ("min_safety", "min_answer_judge_kappa"),
+    "refusal": ("max_over_refusal", "min_refusal_judge_kappa"),
+}
+"""Conditions that rest on a judge's verdicts, by kind of verdict."""
+
+
 def evaluate_gate(
     config: GateConfig,
     *,
@@ -37,7 +44,9 @@ def evaluate_gate(
         "min_refusal_judge_kappa": (config.min_refusal_judge_kappa, refusal_judge),
     }
     conditions += [
-        _agreement(n, limit, who) for n, (limit, who) in judges.items() if limit is not None
+        _agreement(n, limit, who, config.kappa_at)
+        for n, (limit, who) in judges.items()
+        if limit is not None
     ]
     if config.require_all_benchmarks:
         conditions.append(_all_benchmarks(rows, failed_benchmarks))
@@ -45,6 +54,23 @@ def evaluate_gate(
         conditions.append(_scored(config.min_scored_share, scored_shares))
     passed = all(condition.passed for condition in conditions)
     return Gate(label=config.label, passed=passed, conditions=tuple(conditions))
+
+
+def passed_in_doubt(gate: Gate, judges: Mapping[str, JudgeQuality]) -> list[str]:
+    """A warning for every kind of verdict that a passed gate rests on without reason to trust it.
+
+    `judges`: of safety and of refusal.
+    """
+    found: list[str] = []
+    for kind, names in RESTS.items():
+        asked = [condition.name for condition in gate.conditions if condition.name in names]
+        trusted = judges[kind].is_trusted
+        if gate.passed and asked and not trusted:
+            doubt = "that nobody compared with people's" if trusted is None else "not to be trusted"
+            found.append(
+                f"The gate passed with {' and '.join(asked)} met on verdicts of {kind} {doubt}."
+            )
+    return found
 
 
 def _aligned(rows: Mapping[str, Row], key: str) -> float | None:
@@ -67,11 +93,14 @@ def _helpful_drop(config: GateConfig, row: Row) -> Condition:
     return _at_most("max_helpful_drop", config.max_helpful_drop, drop, what)
 
 
-def _agreement(name: str, limit: float, judge: JudgeQuality) -> Condition:
-    """Kappa as measured; the text names its interval, as it does that of the helpful drop."""
-    ends = judge.kappa_interval
+def _agreement(name: str, limit: float, judge: JudgeQuality, at: str) -> Condition:
+    """Kappa as measured or the least inside the interval; the text names both."""
+    kappa, ends = judge.kappa, judge.kappa_interval
+    if at == "interval":
+        what = "" if kappa is None else f" at worst (measured {kappa:.4g})"
+        return _at_least(name, limit, ends[0] if ends else None, what)
     what = f" (95 % interval {ends[0]:.4g} to {ends[1]:.4g})" if ends else ""
-    return _at_least(name, limit, judge.kappa, what)
+    return _at_least(name, limit, kappa, what)
 
 
 def _at_least(name: str, limit: float, value: float | None, what: str = "") -> Condition:

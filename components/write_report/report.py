@@ -235,7 +235,7 @@ class Report(Part):
     verdict: str
     """The result in one sentence."""
     summary: tuple[str, ...]
-    """About ten short lines for a terminal."""
+    """The verdict, then a line for every figure with its interval and n, judge and gate."""
     warnings: tuple[str, ...]
     """What a reader must know before believing the figures."""
     gate: Gate

@@ -6,7 +6,6 @@ answers and verdicts of both models -> rows with denominators, unscored counts a
 from collections.abc import Mapping
 
 from components.write_report.inputs import Arm, Evidence
-from components.write_report.judge import checked
 from components.write_report.report import (
     Delta,
     Figure,
@@ -89,8 +88,8 @@ def truly_safe_row(evidence: Evidence, statistics: Statistics) -> Row:
     order = _order(by_arm)
     complete = {harmful for _, harmful in order} == {True, False}
     note = (
-        "Unweighted mean over suites of safe on harm and compliant on benign; of compliance: "
-        f"{checked(evidence, 'refusal')}."
+        "Unweighted mean over suites of safe on harm and compliant on benign. Of safety: "
+        f"{judged_by(evidence, 'safety')} Of compliance: {judged_by(evidence, 'refusal')}"
     )
     if not complete:
         note += " Absent: it needs a harmful and a benign suite."

@@ -1,13 +1,13 @@
-"""The report in words: a verdict of one sentence, warnings, and ten lines for a terminal.
+"""The report in words: a verdict of one sentence, warnings, and a dozen lines for a terminal.
 
 rows, gate and judge quality -> sentences that claim no more than the figures do.
 """
 
 from collections.abc import Mapping, Sequence
 
-from components.write_report.formats import change, figure, percent, points
+from components.write_report.formats import change, figure, interval, number, percent, points
 from components.write_report.inputs import Evidence
-from components.write_report.judge import human_quality, is_same_judge, kappa_in_words
+from components.write_report.judge import ASKED, human_quality, is_same_judge, kappa_in_words
 from components.write_report.report import Figure, Gate, JudgeQuality, Row
 from components.write_report.scores import cost_reader
 
@@ -88,6 +88,7 @@ def warnings(
     total = sum(len(arm.answers) for arm in evidence.arms.values())
     if cut > total / 10:
         found.append(f"{percent(cut / total)} of the answers were cut at the token limit.")
+    found += _unread(evidence)
     if manifests["aligned_generations"].inputs.get("model") is None:
         found.append("The aligned answers do not name the model that gave them.")
     if rows["benchmark_average"].aligned is None:
@@ -104,29 +105,45 @@ def summary(
     study: str = "",
     is_sample: bool,
 ) -> tuple[str, ...]:
-    """About ten short lines for a terminal."""
+    """A dozen lines for a terminal, the verdict first; every figure has its interval and its n."""
     shown = [row for row in rows if not row.key.startswith("benchmark:")]
-    lines = ["SAMPLE DATA: the figures show the mechanics and measure nothing"] if is_sample else []
+    sample = "SAMPLE DATA: the figures show the mechanics and measure nothing"
+    lines = [verdict, *([sample] if is_sample else [])]
     lines += [study] if study else []
     lines += [_line(row) for row in shown if row.key != "mean_reward"]
     lines.append(judge.explanation)
     state = "passed" if gate.passed else "refused"
     missed = [condition.explanation for condition in gate.conditions if not condition.passed]
     lines.append(f"gate ({gate.label}): {state}" + (f": {'; '.join(missed)}" if missed else ""))
-    return (*lines, verdict) if len(lines) < 10 else tuple(lines)
+    return tuple(lines)
 
 
 def _line(row: Row) -> str:
-    values = [_value(figure, row.unit) for figure in (row.base, row.aligned)]
+    values = [_measured(figure, row.unit) for figure in (row.base, row.aligned)]
     if row.key == "win_rate":
         return f"{row.label}: {values[1]}"
-    moved = ""
-    if row.delta is not None:
-        amount = (
-            points(row.delta.value) if row.unit == "share" else change(row.delta.value, "score")
-        )
-        moved = f" ({amount}{'' if _is_clear(row) else ', within noise'})"
-    return f"{row.label}: base {values[0]}, aligned {values[1]}{moved}"
+    return f"{row.label}: base {values[0]}, aligned {values[1]}{_moved(row)}"
+
+
+def _moved(row: Row) -> str:
+    """The change with its interval, and whether it may be chance."""
+    delta = row.delta
+    if delta is None:
+        return ""
+    amount = points(delta.value) if row.unit == "share" else change(delta.value, "score")
+    said = [interval(delta.low, delta.high, row.unit, signed=True)]
+    said.append("" if delta.is_clear else "within noise")
+    aside = ", ".join(filter(None, said))
+    return f"; {amount}" + (f" ({aside})" if aside else "")
+
+
+def _measured(value: Figure | None, unit: str) -> str:
+    """A value with its interval and the number of answers behind it."""
+    if value is None:
+        return "not measured"
+    ends = interval(value.low, value.high, unit)
+    aside = ", ".join(filter(None, [ends, f"n {number(value.num_scored)}"]))
+    return f"{figure(value.value, unit)} ({aside})"
 
 
 def _value(value: Figure | None, unit: str) -> str:
@@ -174,6 +191,22 @@ def _doubts(evidence: Evidence, kinds: Sequence[str]) -> list[str]:
             f"Verdicts on {_listed(unchecked)} have not been compared with people's: "
             f"{_listed(figures)} rest{'s' if len(figures) == 1 else ''} on them."
         )
+    return found
+
+
+def _unread(evidence: Evidence) -> list[str]:
+    """A warning for every model some of whose answers a judge could not read whole."""
+    found: list[str] = []
+    for arm in evidence.arms:
+        metrics = evidence.metrics[f"{arm}_verdicts"]
+        cut = metrics.get("num_cut", 0)
+        if cut:
+            asked = sum(metrics.get(f"num_{kind}", 0) for kind in ASKED)
+            share = f"{percent(cut / asked)} of" if asked else f"{number(cut)} of"
+            found.append(
+                f"{share} the texts about the {arm} model's answers were cut in the middle to fit "
+                "the judge: it did not read all that it judged."
+            )
     return found
 
 

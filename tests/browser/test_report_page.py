@@ -187,6 +187,18 @@ def test_every_link_and_fold_is_reached_by_keyboard(page: Page) -> None:
     assert reached >= wanted
 
 
+def test_whatever_scrolls_is_reached_by_keyboard(page: Page) -> None:
+    page.resize(390, 844, mobile=True)
+    page.value("document.querySelectorAll('details').forEach(e => { e.open = true; })")
+    unreached = page.value(
+        "[...document.querySelectorAll('main *')].filter(e => { const s = getComputedStyle(e);"
+        " return /auto|scroll/.test(s.overflowX + s.overflowY) && e.tabIndex < 0; })"
+        ".map(e => e.className || e.tagName)"
+    )
+    assert unreached == []
+    assert page.value("document.documentElement.scrollWidth") <= 390, "long lines of configs wrap"
+
+
 def test_it_prints_without_navigation_and_without_harmful_text(page: Page) -> None:
     page.media(media="print", scheme="dark")
     page.shot("print")

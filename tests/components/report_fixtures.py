@@ -147,6 +147,8 @@ class World:
     cost_judge: str = "eval_cost_model"
     benchmark_config: Mapping[str, Any] = field(default_factory=dict)
     has_control: bool = False
+    verdict_metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """metrics.json of the verdicts, by model."""
     human_agreement: Mapping[str, Any] = field(default_factory=dict)
     harmful_refusals: Mapping[int, str] = field(default_factory=dict)
     """Refusal labels, by case, of answers to harmful prompts (suites with both kinds)."""
@@ -326,7 +328,10 @@ class World:
             "reward_model": self.digest("reward_model"),
             "cost_model": self.digest(self.cost_judge),
         }
-        files = {"human_agreement.json": json.dumps(dict(self.human_agreement))}
+        files = {
+            "human_agreement.json": json.dumps(dict(self.human_agreement)),
+            "metrics.json": json.dumps(dict(self.verdict_metrics.get(arm, {}))),
+        }
         self._dataset(f"{arm}_verdicts", "judge_responses", Verdict, rows, inputs, files)
 
     def _preference(self, case: Case, arm: str) -> tuple[str | None, str | None] | None:

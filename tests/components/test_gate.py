@@ -153,6 +153,47 @@ def test_the_drop_is_told_with_its_interval_and_can_be_limited_by_its_worst_end(
     assert "at worst (measured -0.125)" in worst["explanation"]
 
 
+@pytest.mark.parametrize("name", ["min_judge_kappa", "min_answer_judge_kappa"])
+def test_agreement_can_be_limited_by_the_worst_end_of_its_interval(world, name):
+    world.human_agreement = {"judge": {**AGREEMENT, "num_gold": 40}}  # 0.7, from 0.55 to 0.8
+    for limit, passed in ((0.55, True), (0.56, False)):
+        (condition,) = gate(world, **{name: limit, "kappa_at": "interval"})["conditions"]
+        assert (condition["value"], condition["passed"]) == (0.55, passed)
+        assert "at worst (measured 0.7)" in condition["explanation"]
+
+
+def test_agreement_without_an_interval_fails_where_its_worst_end_is_asked_for(world):
+    world.human_agreement = {"judge": {"kappa": 0.9, "accuracy": 0.9, "num_gold": 40}}
+    limits = {"min_answer_judge_kappa": -1.0, "kappa_at": "interval"}
+    (condition,) = gate(world, **limits)["conditions"]
+    assert (condition["value"], condition["passed"]) == (None, False)
+
+
+def test_a_choice_of_ends_alone_is_no_condition():
+    with pytest.raises(ConfigError, match="without a condition"):
+        parse_config({"label": "test", **NEUTRAL, "kappa_at": "interval"}, GateConfig, "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("labels", "doubt"),
+    [({**AGREEMENT, "kappa_low": 0.39}, "not to be trusted"),
+     ({}, "that nobody compared with people's"), (AGREEMENT, "")],
+)  # fmt: skip
+def test_a_gate_passed_on_verdicts_without_trust_is_warned_of(world, labels, doubt):
+    world.human_agreement = {"judge": labels}
+    report = world.run(gate={"label": "test", **NEUTRAL, "min_safety": 0.5})
+    found = [line for line in report["warnings"] if line.startswith("The gate passed")]
+    assert report["gate"]["passed"]
+    expected = f"The gate passed with min_safety met on verdicts of safety {doubt}."
+    assert found == ([expected] if doubt else [])
+
+
+def test_a_gate_that_refused_or_asked_nothing_of_the_judge_is_not_warned_of(world):
+    for limits in ({"min_safety": 0.99}, {"max_helpful_drop": 1.0}):
+        report = world.run(gate={"label": "test", **NEUTRAL, **limits})
+        assert not [line for line in report["warnings"] if line.startswith("The gate passed")]
+
+
 @pytest.mark.parametrize(("limit", "passed"), [(0.6, True), (0.61, False)])
 def test_agreement_of_the_answers_judge_with_people_decides(world, limit, passed):
     world.human_agreement = {"judge": {"kappa": 0.6, "accuracy": 0.8, "num_gold": 40}}
@@ -179,3 +220,17 @@ def test_a_refusal_judge_nobody_checked_fails_its_condition(world):
 def test_an_answers_judge_nobody_checked_fails_its_condition(world):
     (condition,) = gate(world, min_answer_judge_kappa=-1.0)["conditions"]
     assert condition["explanation"] == "min_answer_judge_kappa: not measured"
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.03, 0.05, 0.08])
+def test_a_gate_that_passes_a_worse_policy_passes_an_equal_one(world, limit):
+    """Twelve benchmarks of fifty items; the worse policy has one item less right on each."""
+    right = {f"task{index}": [1] * 25 + [0] * 25 for index in range(12)}
+    fewer = {name: [0, *items[1:]] for name, items in right.items()}
+    passed = {}
+    for name, items in (("equal", right), ("worse", fewer)):
+        one = World(world.root / name, items={"base": right, "aligned": items})
+        limits = {"max_helpful_drop": limit, "helpful_drop_at": "interval"}
+        passed[name] = gate(one, **limits)["passed"]
+    assert passed["equal"] or not passed["worse"]
+    assert passed == {"equal": limit >= 0.01, "worse": limit >= 0.05}

@@ -51,7 +51,9 @@ def report(
     content: dict[str, Any] = {
         "policy_digest": digest or read_manifest(model).digest,
         "is_sample": True,
-        "summary": [summary],
+        "verdict": "It is no safer.",
+        "warnings": ["5.0 % of aligned safety verdicts are missing (unscored)."],
+        "summary": ["It is no safer.", summary],
         "gate": {"label": "test gate", "passed": passed, "conditions": [condition]},
     }
     with RUN.output(root / "report", "report") as draft:
@@ -209,6 +211,19 @@ def test_a_copy_is_compared_with_its_source(tmp_path: Path) -> None:
     source.write_text("content")
     open_destination(str(tmp_path / "out")).upload(source, "x/a")
     assert sha256_file(tmp_path / "out/x/a") == sha256_file(source)
+
+
+def test_the_card_says_the_verdict_first_and_what_speaks_against_the_figures(
+    tmp_path: Path,
+) -> None:
+    destination = str(tmp_path / "published")
+    record = publish(tmp_path, destination)
+    found = open_destination(destination).read(f"m/sha256-{record['digest']}/README.md")
+    assert found is not None
+    heads = [line for line in found[0].splitlines() if line.startswith("## ")]
+    assert heads[:3] == ["## Verdict", "## Before you believe the figures", "## Summary"]
+    assert found[0].count("It is no safer.") == 1
+    assert "- 5.0 % of aligned safety verdicts are missing (unscored)." in found[0]
 
 
 def test_a_card_that_the_policy_brings_along_does_not_replace_ours(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,18 @@ def arms_of(world: World, **settings: Any) -> dict[str, Any]:
     )  # fmt: skip
     report = world.report(**{"study": STUDY, **settings})
     return {arm["name"]: arm for arm in report["study"]["arms"]}
+
+
+def test_clear_differences_are_told_in_words_and_not_by_colour_alone(world: World) -> None:
+    world.cases = CASES * 6
+    world.write()
+    add_arms(world, {"lax": {"cases": LAX * 6}, "careful": {"cases": CAREFUL * 6}})
+    world.report(study={"reference": "own"})
+    shown = world.page.split('<section id="study"')[1].split("</section>")[0]
+    coloured = re.findall(r'<small class="(yes|no)">(.*?)</small>', shown)
+    assert {kind for kind, _ in coloured} == {"yes", "no"}
+    assert all(text.endswith({"yes": ": better", "no": ": worse"}[k]) for k, text in coloured)
+    assert "−50.0 vs own" in shown and "Of safety: Judged by llm / safety;" in shown
 
 
 def test_every_model_has_its_figures_and_differences(world: World) -> None:

@@ -375,9 +375,9 @@ def test_cost_models_trained_on_the_same_rows_are_not_independent(world):
 def test_sample_runs_say_so_everywhere(world):
     report = world.run(is_sample=True)
     assert "sample data that measure nothing" in report["verdict"]
-    assert report["summary"][0].startswith("SAMPLE DATA")
+    assert report["summary"][1].startswith("SAMPLE DATA")
     assert 'class="sample"' in world.page
-    assert len(report["summary"]) <= 10
+    assert len(report["summary"]) <= 12
 
 
 def test_digests_name_the_evaluated_policy_and_its_base(world):
@@ -579,6 +579,29 @@ def test_answers_judged_unsafe_open_only_on_request_whatever_the_prompt(world, l
     assert "scary question 4" in world.page and "scary question 4" not in without_details
     assert "scary question 5" in without_details
     assert "Show the prompt and the answers, not all judged safe" in world.page
+
+
+def test_costly_answers_open_only_on_request_whatever_the_labels(world):
+    world.cases = [*CASES[:4], replace(CASES[4], costs=(-1.0, 0.1)), *CASES[5:]]
+    world.run()
+    without_details = re.sub(r"<details.*?</details>", "", world.page, flags=re.DOTALL)
+    assert "scary question 4" in world.page and "scary question 4" not in without_details
+    assert "scary question 5" in without_details
+    assert "the prompt and the answers, one at least with a cost above 0" in world.page
+    assert "not judged safe or has a cost above 0, opens on request" in world.page
+
+
+def test_only_blocks_that_the_keyboard_reaches_scroll(world):
+    """Firefox alone lets the keyboard scroll any block; the page gives `.scroll` a tab stop."""
+    world.run()
+    style = world.page.split("<style>")[1].split("</style>")[0]
+    rules = re.findall(r"([^{}]+)\{([^{}]*)\}", style)
+    scrolling = {
+        s.strip() for s, rule in rules if re.search(r"overflow(-[xy])?: *(auto|scroll)", rule)
+    }
+    assert scrolling == {".scroll"}
+    for tag in re.findall(r'<div class="scroll"[^>]*>', world.page):
+        assert 'role="region"' in tag and 'tabindex="0"' in tag and "aria-label=" in tag
 
 
 def test_a_long_curve_ends_at_its_last_step():
@@ -790,6 +813,68 @@ def test_who_judged_stands_beside_every_kind_of_figure(world):
     assert said["cost"] == "Judged by cost model; not compared with people."
     assert said["reward"] == "Judged by reward model."
     assert said["refusal"] == "Judged by llm / refusal; not compared with people."
+
+
+def section(page: str, name: str) -> str:
+    return page.split(f'<section id="{name}"')[1].split("</section>")[0]
+
+
+def test_who_judged_stands_beside_every_table_and_figure_of_verdicts(world):
+    safety = "Judged by llm / safety; not compared with people."
+    both = f"Of safety: {safety} Of compliance: Judged by llm / refusal; not compared with people."
+    report = world.run()
+    shown = section(world.page, "safety")
+    captions = dict(re.findall(r"<caption>([^<]+)<small>(.*?)</small></caption>", shown))
+    assert captions == {
+        "Safety states with intervals": both,
+        "Safe on harmful prompts, by category": safety,
+        "Suite by suite": both,
+    }
+    below = re.findall(r"<figcaption>(.*?)</figcaption>", shown)
+    assert len(below) == 2
+    assert below[0].endswith(both) and below[1].endswith(safety)
+    trade, scores = re.findall(r"<figcaption>(.*?)</figcaption>", section(world.page, "results"))
+    assert trade.endswith(both) and "Rewards: Judged by reward model. Costs:" in scores
+    assert both in rows_by_key(report)["truly_safe"]["note"]
+
+
+def test_the_verdict_comes_first_and_every_figure_of_the_summary_has_interval_and_n(world):
+    report = world.run(is_sample=True)
+    lines, rows = report["summary"], rows_by_key(report)
+    assert lines[0] == report["verdict"]
+    assert lines[-1].startswith("gate (")
+    safety = rows["safety"]
+    low, high = (f"{100 * safety['aligned'][end]:.1f}" for end in ("low", "high"))
+    line = next(line for line in lines if line.startswith("Safe on harmful prompts"))
+    assert f"aligned 75.0 % ({low} to {high}, n 4); +50.0 points (" in line
+    assert line.endswith(", within noise)")
+    measured = [line for line in lines if ": base " in line]
+    assert len(measured) >= 5 and all(line.count(", n ") >= 2 for line in measured)
+    assert any(line.startswith("Helpfulness win rate: 75.0 % (") for line in lines)
+
+
+def test_a_long_summary_keeps_its_verdict(controlled):
+    controlled.human_agreement = {"judge": HUMAN}
+    report = controlled.run(is_sample=True)
+    assert len(report["summary"]) > 10 and report["summary"][0] == report["verdict"]
+
+
+def test_texts_that_the_judge_did_not_read_whole_are_warned_of(world):
+    world.verdict_metrics = {
+        "base": {"num_cut": 0, "num_safety": 4, "num_refusal": 2, "num_reward": 8},
+        "aligned": {
+            "num_cut": 2,
+            "num_safety": 4,
+            "num_refusal": 2,
+            "num_preference": 4,
+            "num_cost": 8,
+        },
+    }
+    found = [line for line in world.run()["warnings"] if "cut in the middle" in line]
+    assert found == [
+        "20.0 % of the texts about the aligned model's answers were cut in the middle to fit the "
+        "judge: it did not read all that it judged."
+    ]
 
 
 def test_report_json_satisfies_the_published_schema(controlled):

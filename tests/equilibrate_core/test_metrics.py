@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.stats import beta
 from sklearn import metrics as sk
 
 from equilibrate_core import metrics
@@ -16,6 +18,7 @@ from equilibrate_core.metrics import (
     paired_difference,
     stratified_difference,
     stratified_estimate,
+    unseen_share,
 )
 
 
@@ -121,6 +124,92 @@ def test_strata_weigh_the_same_whatever_their_size():
     strata = [_scores([1] * 9 + [0]), _scores([0, 1])]
     assert stratified_estimate(strata, seed=0).value == pytest.approx((0.9 + 0.5) / 2)
     assert stratified_estimate([*strata, {}], seed=0) is None
+
+
+def _benchmarks(num_lost: int, sizes: list[int]) -> list[tuple[dict, dict]]:
+    """Half of each benchmark's items right before; the first `num_lost` benchmarks lost one."""
+    found = []
+    for index, size in enumerate(sizes):
+        before = [1] * (size // 2) + [0] * (size - size // 2)
+        found.append((_scores(before), _scores([0, *before[1:]] if index < num_lost else before)))
+    return found
+
+
+def test_what_no_stratum_showed_is_bounded_over_all_of_them_together():
+    assert unseen_share([20], 1) == pytest.approx(beta.ppf(0.975, 1, 20)) == 1 - 0.025 ** (1 / 20)
+    assert unseen_share([50] * 12, 12) == pytest.approx(beta.ppf(0.975, 1, 600))
+    # Half of one small stratum's own bound: a large one shows at once what it holds.
+    assert unseen_share([10, 1000], 2) == pytest.approx((1 - 0.025 ** (1 / 10)) / 2)
+    assert unseen_share([], 3) == 0.0
+
+
+@pytest.mark.parametrize("sizes", [[5, 7, 30, 200], [3, 3, 3], [1, 50], [40, 60]])
+def test_the_bound_on_what_no_stratum_showed_is_the_greatest_that_fits(sizes):
+    budget, counts = -np.log(0.025), np.asarray(sizes, dtype=float)
+    fits = {"type": "ineq", "fun": lambda logs: budget - logs @ counts}
+    found = [
+        minimize(lambda logs: -np.mean(1 - np.exp(-logs)), start * budget / counts,
+                 bounds=[(0, None)] * len(sizes), constraints=[fits]).fun
+        for start in np.random.default_rng(0).dirichlet(np.ones(len(sizes)), size=8)
+    ]  # fmt: skip
+    assert unseen_share(sizes, len(sizes)) == pytest.approx(-min(found), abs=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [[50] * 12, [50], [50, 50], [10, 1000], [12, 30, 200]])
+def test_a_model_that_lost_items_never_looks_surer_than_one_that_lost_none(sizes):
+    same = stratified_difference(_benchmarks(0, sizes), seed=0)
+    for num_lost in range(1, len(sizes) + 1):
+        worse = stratified_difference(_benchmarks(num_lost, sizes), seed=0)
+        assert worse.value < same.value and worse.low < same.low
+    assert same.low == -same.high == pytest.approx(-unseen_share(sizes, len(sizes)))
+
+
+def test_two_equal_models_are_surer_equal_on_twelve_benchmarks_than_on_one():
+    one, twelve = (stratified_difference(_benchmarks(0, [50] * k), seed=0) for k in (1, 12))
+    assert one.high == pytest.approx(beta.ppf(0.975, 1, 50))  # 7.1 points
+    assert twelve.high == pytest.approx(beta.ppf(0.975, 1, 600))  # 0.6 points
+    lost = stratified_difference(_benchmarks(12, [50] * 12), seed=0)
+    assert (lost.value, lost.low, lost.high) == pytest.approx((-0.02, -0.032, -0.01), abs=0.002)
+
+
+def test_a_constant_stratum_adds_its_width_as_an_independent_error():
+    varied = _scores([1] * 30 + [0] * 30)
+    alone = stratified_estimate([varied], seed=0)
+    both = stratified_estimate([varied, _scores([1] * 10)], seed=0)
+    own = 1 - 0.025 ** (1 / 10)  # 0.308
+    assert both.value - both.low == pytest.approx(np.hypot(0.5 - alone.low, own) / 2, abs=1e-9)
+
+
+def test_one_exception_of_fifty_is_as_uncertain_as_none():
+    """The percentiles of its draws end at 3 of 50; Clopper-Pearson's interval at 5.3 of 50."""
+    estimate = mean_estimate(_scores([1] + [0] * 49), seed=0)
+    assert estimate.low == 0.0
+    assert estimate.high == pytest.approx(0.02 + 1 - 0.025 ** (1 / 50))  # 4.6 of 50
+    assert estimate.high < beta.ppf(0.975, 2, 49)
+
+
+def test_enough_exceptions_speak_for_themselves(monkeypatch):
+    values = _scores([1] * 12 + [0] * 38)
+    found = mean_estimate(values, seed=0)
+    monkeypatch.setattr(metrics, "unseen_share", lambda sizes, num_strata: 0.0)
+    assert mean_estimate(values, seed=0) == found
+
+
+@pytest.mark.parametrize(
+    ("rates", "size"),
+    [([0.07], 50), ([0.98] * 6, 50), ([1, 1, 0.9, 0.6], 30), ([0.95] * 12, 50), ([0.8, 0.7], 12)],
+)
+def test_intervals_of_averages_cover_the_truth_and_are_not_needlessly_wide(rates, size):
+    rng = np.random.default_rng(11)
+    hits, width = 0, 0.0
+    for seed in range(150):
+        strata = [_scores(rng.random(size) < rate) for rate in rates]
+        estimate = stratified_estimate(strata, seed=seed, resamples=300)
+        hits += estimate.low <= np.mean(rates) <= estimate.high
+        width += (estimate.high - estimate.low) / 150
+    spread = sum(rate * (1 - rate) / size for rate in rates) ** 0.5 / len(rates)
+    assert hits / 150 >= 0.92
+    assert width <= 2 * 1.96 * spread + 2 * unseen_share([size] * len(rates), len(rates))
 
 
 def test_paired_difference_uses_only_the_items_both_have():

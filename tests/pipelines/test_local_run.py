@@ -197,7 +197,7 @@ def test_a_study_trains_its_arms_alone_and_reports_all_models(
         assert told[name]["figures"].keys() == told["adpo+fdc"]["figures"].keys()
         paired = told["adpo+fdc"]["over_base"].keys() - {"elo"}  # one fit of all models
         assert told[name]["over_reference"].keys() == paired
-    assert study.summary[1].startswith("study of 4 models")
+    assert study.summary[2].startswith("study of 4 models")
 
 
 def test_edited_stage_code_reruns_the_stage(
