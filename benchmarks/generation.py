@@ -1,10 +1,10 @@
 """Compare how fast vLLM and transformers answer the same prompts on this machine.
 
-    python benchmarks/generation.py --model FOLDER [--prompts N] [--max-tokens N]
+    python benchmarks/generation.py --model FOLDER [--prompts N] [--max-tokens N] [--dtype float32]
 
 Both backends get the same token ids from the same chat template and decode greedily. Loading is
 timed apart. Says on how many prompts both gave the same answer: greedy decoding in different
-kernels may part after some tokens.
+kernels may part after some tokens, in bfloat16 much sooner than in float32.
 """
 
 import argparse
@@ -31,10 +31,12 @@ ASKED = (
 
 
 def measure(
-    backend: str, model: Path, prompts: list[tuple[Message, ...]], max_tokens: int
+    backend: str, dtype: str, model: Path, prompts: list[tuple[Message, ...]], max_tokens: int
 ) -> tuple[list[Completion], float, float]:
     """Answers, seconds to load and seconds to answer."""
-    config = GeneratorConfig.model_validate({"backend": backend, "max_model_len": 1024})
+    config = GeneratorConfig.model_validate(
+        {"backend": backend, "dtype": dtype, "max_model_len": 1024}
+    )
     started = time.monotonic()
     with open_generator(config, model) as generator:
         loaded = time.monotonic()
@@ -47,6 +49,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     arguments = parser.parse_args()
     configure_logging()
     texts = [asked.format(topic) for asked in ASKED for topic in TOPICS]
@@ -58,7 +61,7 @@ def main() -> int:
     given: dict[str, list[Completion]] = {}
     for backend in ("transformers", "vllm"):
         given[backend], load_s, run_s = measure(
-            backend, arguments.model, prompts, arguments.max_tokens
+            backend, arguments.dtype, arguments.model, prompts, arguments.max_tokens
         )
         tokens = sum(answer.num_tokens for answer in given[backend])
         rates[backend] = tokens / run_s

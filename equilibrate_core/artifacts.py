@@ -71,9 +71,13 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
     counts: Counts | None = None
     config: dict[str, Any]
+    resolved: dict[str, str] = {}
+    """What fields of the config that leave it to the machine (`auto`) came to, by dotted name."""
     inputs: dict[str, str]
     """Content digest of every input artifact, by the stage's argument name."""
     code_version: str
+    packages: dict[str, str] = {}
+    """Versions of the libraries that the stage's figures rest on, as installed where it ran."""
     seed: int
     started: datetime
     ended: datetime
@@ -156,6 +160,9 @@ class StageRun:
     seed: int
     code_version: str
     inputs: dict[str, str]
+    packages: dict[str, str] = field(default_factory=dict)
+    resolved: dict[str, str] = field(default_factory=dict)
+    """See Manifest: for a stage to fill once it knows."""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @contextmanager
@@ -190,8 +197,10 @@ class StageRun:
             files=files,
             counts=draft.counts,
             config=self.config,
+            resolved=self.resolved,
             inputs=self.inputs,
             code_version=self.code_version,
+            packages=self.packages,
             seed=self.seed,
             started=self.started,
             ended=datetime.now(UTC),

@@ -58,6 +58,25 @@ def choose_backend(config: GeneratorConfig) -> str:
     return chosen
 
 
+def settle(config: GeneratorConfig) -> GeneratorConfig:
+    """The config with what `auto` means on this machine: another backend answers otherwise.
+
+    A server's precision is its own: of `endpoint` nothing is settled.
+    """
+    from equilibrate_core.generator_dtype import resolve_dtype  # imports torch
+
+    backend = choose_backend(config)
+    if backend == "endpoint":
+        return config
+    return config.model_copy(update={"backend": backend, "dtype": resolve_dtype(config.dtype)})
+
+
+def resolved_fields(section: str, settled: GeneratorConfig) -> dict[str, str]:
+    """What a manifest records of a settled config, by the field's place in the stage's config."""
+    fields = ("backend",) if settled.backend == "endpoint" else ("backend", "dtype")
+    return {f"{section}.{field}": getattr(settled, field) for field in fields}
+
+
 def vllm_problem() -> str | None:
     """Why vllm cannot run here, or None when it can."""
     if importlib.util.find_spec("vllm") is None:

@@ -19,6 +19,10 @@ Refusal = Literal["Compliance", "Partial", "Refusal"]
 HARM_DISPUTED = "is_harmful_disputed"
 """Metadata key of a suite's prompt that is harmful by one source and benign by another; its
 `is_harmful` is None, yet it is no helpfulness prompt: nobody can say what a good answer is."""
+NO_ANSWER = "no_answer"
+"""Reason under which generations count prompts that were asked and have no answer."""
+UNANSWERED = "unanswered.json"
+"""File of the generations that says which prompts those are: id -> what went wrong."""
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 

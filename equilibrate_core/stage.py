@@ -14,7 +14,7 @@ from typing import Any
 
 from equilibrate_core.artifacts import StageRun, verify_artifact, write_json
 from equilibrate_core.config import StageConfig, load_config
-from equilibrate_core.digests import code_digest
+from equilibrate_core.digests import code_digest, installed_packages
 from equilibrate_core.end_with_parent import end_with_parent
 from equilibrate_core.errors import EquilibrateError, PeerLost, Preempted, StageError, UserError
 from equilibrate_core.peer_loss import lost_peer
@@ -42,6 +42,7 @@ def start_stage(stage: str, config: StageConfig, **inputs: Path | None) -> Stage
         seed=config.seed,
         code_version=code_digest(stage),
         inputs=digests,
+        packages=installed_packages(stage),
     )
 
 

@@ -73,6 +73,7 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             place=placer(config.kubeflow, channels),
             node_inputs=node_inputs(config.kubeflow, channels),
             cache_epoch=config.kubeflow.cache_epoch if cluster else 0,
+            sees_packages=not cluster,
         )
         end = record_run(config=inputs["record_run_config"], run_id=RUN_ID, started=started)
         with ExitStack() as groups:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from equilibrate_core.digests import code_digest
+from equilibrate_core.digests import code_digest, packages_digest
 from pipelines.placement import Place
 
 
@@ -21,6 +21,9 @@ class TaskMaker:
     node_inputs: Callable[..., dict[str, Any]]
     """What a task on several nodes is given besides."""
     cache_epoch: int
+    sees_packages: bool
+    """Whether tasks run with the libraries that are installed here; on a cluster images decide, and
+    an image is an input of its own."""
 
     def __call__(
         self, component: Any, config: Any, name: str, *, num_nodes: int = 1, **options: Any
@@ -40,4 +43,6 @@ class TaskMaker:
     def code_of(self, stage: str) -> str:
         """What a stage's tasks have in their cache keys as its code."""
         digest = code_digest(stage)
-        return f"{digest}.{self.cache_epoch}" if self.cache_epoch else digest
+        packages = packages_digest(stage) if self.sees_packages else ""
+        parts = (digest, packages, str(self.cache_epoch or ""))
+        return ".".join(part for part in parts if part)

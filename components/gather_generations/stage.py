@@ -1,6 +1,6 @@
 """gather_generations: the answers of several tasks, put together as one task would have given them.
 
-parts of one model's generations -> generations, with metrics.json.
+parts of one model's generations -> generations, with metrics.json and unanswered.json.
 """
 
 import json
@@ -14,12 +14,11 @@ from components.gather_generations.config import GatherGenerationsConfig
 from equilibrate_core.artifacts import Counts, Manifest, read_manifest
 from equilibrate_core.errors import DataError, StageError
 from equilibrate_core.generations import summarise
-from equilibrate_core.records import Generation
+from equilibrate_core.records import NO_ANSWER, UNANSWERED, Generation
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset, write_dataset
 
 WHOLE = {"shard": 0, "num_shards": 1}
-NO_ANSWER = "no_answer"
 
 
 def gather_generations(
@@ -48,9 +47,17 @@ def gather_generations(
     num_prompts = counts.kept + counts.dropped[NO_ANSWER]
     check_failures(counts.dropped[NO_ANSWER], num_prompts, first.config["max_failed_share"])
     metrics = summarise(rows, num_prompts)
+    unanswered: dict[str, str] = {}
+    for path in parts.values():
+        unanswered |= json.loads((path / UNANSWERED).read_text(encoding="utf-8"))
     # As one task would have described itself: write_report compares how models were asked.
     whole = replace(
-        run, config=first.config | WHOLE, seed=first.seed, inputs=first.inputs | run.inputs
+        run,
+        config=first.config | WHOLE,
+        resolved=first.resolved,
+        packages=first.packages,
+        seed=first.seed,
+        inputs=first.inputs | run.inputs,
     )
     write_dataset(
         whole,
@@ -58,7 +65,10 @@ def gather_generations(
         Generation,
         rows,
         counts=counts,
-        extra_files={"metrics.json": json.dumps(metrics, indent=2)},
+        extra_files={
+            "metrics.json": json.dumps(metrics, indent=2),
+            UNANSWERED: json.dumps(unanswered, indent=2, sort_keys=True),
+        },
     )
     return metrics
 
@@ -118,6 +128,8 @@ def _work(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     yield "schema", (manifest.schema_name, manifest.schema_version)
     yield "code", manifest.code_version
     yield from manifest.inputs.items()
+    yield from ((f"{name}, as run,", value) for name, value in manifest.resolved.items())
+    yield from ((f"library {name}", version) for name, version in manifest.packages.items())
     yield from _flat({n: value for n, value in manifest.config.items() if n != "shard"})
 
 

@@ -37,7 +37,7 @@ class GenerateResponsesConfig(StageConfig):
     model and prompts; None keeps none. Nothing here removes them."""
     max_failed_share: float = Field(default=0.02, ge=0, le=1)
     """Share of prompts without an answer (too long, failed requests) above which the stage fails;
-    fewer are dropped and counted."""
+    fewer are counted, named in `unanswered.json`, and unscored in the report."""
 
     @model_validator(mode="after")
     def _shard_is_one_of_them(self) -> Self:

@@ -1,12 +1,14 @@
 """generate_responses: one model answers the evaluation prompts.
 
 prompts + model -> generations (one per prompt of a suite, or of its part of them where
-`num_shards` tasks share the prompts), with metrics.json.
+`num_shards` tasks share the prompts), with metrics.json and unanswered.json (which prompts have no
+answer, and why).
 """
 
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from components.generate_responses.config import GenerateResponsesConfig
@@ -16,11 +18,17 @@ from equilibrate_core.artifacts import Counts
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import ConfigError, DataError, StageError
 from equilibrate_core.generations import summarise
-from equilibrate_core.generator import choose_backend, open_generator
+from equilibrate_core.generator import open_generator, resolved_fields, settle
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
-from equilibrate_core.generator_dtype import resolve_dtype
 from equilibrate_core.progress import Progress
-from equilibrate_core.records import HARM_DISPUTED, Generation, LabelledPrompt, digest
+from equilibrate_core.records import (
+    HARM_DISPUTED,
+    NO_ANSWER,
+    UNANSWERED,
+    Generation,
+    LabelledPrompt,
+    digest,
+)
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import read_dataset, write_dataset
 
@@ -37,29 +45,36 @@ def generate_responses(
     chosen, counts = deal(wanted, found, config.shard, config.num_shards)
     sampling = config.sampling.model_copy(update={"seed": config.sampling.seed + config.seed})
     model_id = run.inputs["model"]
-    completions = answer_in_shards(config, chosen, sampling, model, model_id)
+    settled = settle(config.generator)
+    run = replace(run, resolved=resolved_fields("generator", settled))
+    completions = answer_in_shards(config, settled, chosen, sampling, model, model_id)
     check_failures(config, completions, len(wanted))
     rows = [
         generation(config.model_name, prompt, completion, model_id, sampling)
         for prompt, completion in zip(chosen, completions, strict=True)
         if completion.error is None
     ]
-    counts.drop("no_answer", len(chosen) - len(rows))
+    counts.drop(NO_ANSWER, len(chosen) - len(rows))
     counts.kept = len(rows)
     metrics = summarise(rows, len(chosen))
+    unanswered = {p.id: c.error for p, c in zip(chosen, completions, strict=True) if c.error}
     write_dataset(
         run,
         generations,
         Generation,
         rows,
         counts=counts,
-        extra_files={"metrics.json": json.dumps(metrics, indent=2)},
+        extra_files={
+            "metrics.json": json.dumps(metrics, indent=2),
+            UNANSWERED: json.dumps(unanswered, indent=2, sort_keys=True),
+        },
     )
     return metrics
 
 
 def answer_in_shards(
     config: GenerateResponsesConfig,
+    settled: GeneratorConfig,
     prompts: Sequence[LabelledPrompt],
     sampling: Sampling,
     model: Path,
@@ -70,7 +85,6 @@ def answer_in_shards(
     Shards that are kept from an earlier attempt are read; the model is loaded for the others
     alone, and not at all when there are none.
     """
-    settled = settle(config.generator)
     identity = {
         "model": model_id,
         "sampling": sampling.model_dump(mode="json"),
@@ -93,12 +107,6 @@ def answer_in_shards(
                             store.write(shard, new)
                         found[place] = new
     return [completion for shard in found for completion in shard or ()]
-
-
-def settle(config: GeneratorConfig) -> GeneratorConfig:
-    """The config with what `auto` means on this machine: another backend answers otherwise."""
-    backend = choose_backend(config) if config.backend == "auto" else config.backend
-    return config.model_copy(update={"backend": backend, "dtype": resolve_dtype(config.dtype)})
 
 
 def choose_prompts(

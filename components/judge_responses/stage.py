@@ -7,6 +7,7 @@ prompts + generations (+ another model's, + pairs and answers with human labels)
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -17,7 +18,7 @@ from components.judge_responses.questions import QUESTIONS, Task, plan, verdict
 from components.judge_responses.scores import score_verdicts
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.errors import StageError
-from equilibrate_core.generator import open_generator
+from equilibrate_core.generator import open_generator, resolved_fields, settle
 from equilibrate_core.judge import ask, judge_name
 from equilibrate_core.judge_ledger import Ledger
 from equilibrate_core.records import Generation, LabelledAnswer, LabelledPrompt, Pair, Verdict
@@ -66,6 +67,8 @@ def judge_responses(
     tasks = plan(config, by_id, answers, _by_prompt(other_generations))
     labels = _labels(config, labelled_pairs, labelled_answers)
     tasks += [check.task for check in labels.checks]
+    config = config.model_copy(update={"judge": settle(config.judge)})
+    run = replace(run, resolved=resolved_fields("judge", config.judge))
     ledger = Ledger.beside(verdicts, config.progress_dir, run.inputs)
     rows, num_cut = judge_tasks(config, tasks, judge_model, run.inputs["judge_model"], ledger)
     for kind, path in scorers.items():

@@ -5,6 +5,7 @@ the run ends green and unpublished, with the reason recorded.
 """
 
 import json
+import logging
 import shutil
 import tempfile
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from equilibrate_core.errors import StageError, StorageError
 from equilibrate_core.progress import Progress
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 
+logger = logging.getLogger(__name__)
 Publication = dict[str, Any]
 
 
@@ -87,7 +89,9 @@ def _publish(
         publish_manifest(destination, f"{folder}/{MANIFEST}", policy / MANIFEST)
     record = _record(config, destination.uri(folder), manifest, content, reason=None)
     record["report_uri"] = destination.uri(f"{folder}/{place}")
-    _move_alias(config, destination, record)
+    newer = _move_alias(config, destination, record)
+    if newer is not None:
+        record["alias_stays_at"] = newer["uri"]
     if config.model_registry is not None:
         record["model_registry"] = register_model(config.model_registry, record)
     return record
@@ -137,17 +141,45 @@ def _record(
     }
 
 
-def _move_alias(config: PublishModelConfig, destination: Destination, record: Publication) -> None:
-    """Point `latest.json` at the model, giving way to nobody and overwriting nobody unseen."""
+def _move_alias(
+    config: PublishModelConfig, destination: Destination, record: Publication
+) -> Publication | None:
+    """Point `latest.json` at the model, overwriting nobody unseen and nobody who decided later.
+
+    Returns the record of such a one, at which the alias stays.
+    """
     name = f"{config.name}/latest.json"
     for _ in range(config.max_alias_attempts):
         current = destination.read(name)
+        newer = _decided_later(current[0], record) if current else None
+        if newer is not None:
+            logger.warning(
+                "%s stays at %s, decided at %s, later than this publication: the model is complete "
+                "at %s",
+                destination.uri(name),
+                newer["uri"],
+                newer["decided"],
+                record["uri"],
+            )
+            return newer
         if destination.write(name, _text(record), current[1] if current else None):
-            return
+            return None
     raise StorageError(
         f"{destination.uri(name)}: others kept moving it during {config.max_alias_attempts} tries; "
         f"the model is complete at {record['uri']}, run the stage again to move the alias"
     )
+
+
+def _decided_later(text: str, record: Publication) -> Publication | None:
+    """The alias's record where its decision is later than ours; an unreadable one is replaced."""
+    try:
+        other = json.loads(text)
+        is_later = datetime.fromisoformat(other["decided"]) > datetime.fromisoformat(
+            record["decided"]
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+    return other if is_later else None
 
 
 def _text(record: Publication) -> str:

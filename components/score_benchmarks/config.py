@@ -99,7 +99,8 @@ class ScoreBenchmarksConfig(StageConfig):
     """Tokens of prompt and answer; longer prompts lose their beginning and are counted in
     `num_truncated`. None for the model's own maximum."""
     max_gen_tokens: int = Field(default=1024, ge=1)
-    """Cap on what a model may write on BBH and HumanEval (1024 in the harness) and GSM8K (256)."""
+    """Cap on what a model may write on BBH and HumanEval (1024 in the harness) and GSM8K (256);
+    below these the report warns. Answers that reach it are counted in `num_cut`."""
     apply_chat_template: bool = False
     """Ask through the model's chat template; the harness's published figures are without it."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)

@@ -8,8 +8,9 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,27 @@ def _race(folder: Path) -> Iterable[Part]:
         parts = {"all": _only(folder / "race", "test", "*test*", "*")}
     for part, path in parts.items():
         if path:
-            yield Part(part, _rows(path, _race_row), [])
+            yield Part(part, _rows(path, race_row), [])
 
 
-def _race_row(row: Row) -> Row:
+def race_articles(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of one question each, as most copies have them, as articles with all their questions.
+
+    Questions of an article follow one another under one `example_id`.
+    """
+    for _, same in groupby(rows, key=lambda row: row["example_id"]):
+        of_article = list(same)
+        yield race_row(
+            {
+                "article": of_article[0]["article"],
+                "questions": [row["question"] for row in of_article],
+                "options": [row["options"] for row in of_article],
+                "answers": [row["answer"] for row in of_article],
+            }
+        )
+
+
+def race_row(row: Row) -> Row:
     """An article with its questions in the form of the harness's copy: it scores the last one."""
     questions = zip(row["questions"], row["options"], row["answers"], strict=True)
     problems = [{"question": q, "options": o, "answer": a} for q, o, a in questions]

@@ -46,6 +46,8 @@ class Item:
     """1 or 0."""
     truncated: bool
     """The prompt lost its beginning because the model's context is too short for it."""
+    cut: bool = False
+    """What the model wrote reached the longest answer allowed, and most likely goes on."""
 
 
 @contextmanager
@@ -102,7 +104,14 @@ def score_tasks(
     else:
         correct = [int(sample[wanted.metric]) for _, sample in samples]
     return [
-        Item(benchmark, leaf, sample["doc_id"], score, _is_truncated(lm, sample))
+        Item(
+            benchmark,
+            leaf,
+            sample["doc_id"],
+            score,
+            _is_truncated(lm, sample),
+            _is_cut(lm, sample),
+        )
         for (leaf, sample), score in zip(samples, correct, strict=True)
     ]
 
@@ -138,6 +147,19 @@ def _is_truncated(lm: Any, sample: dict[str, Any]) -> bool:
         if excess > 0:
             return True
     return False
+
+
+def _is_cut(lm: Any, sample: dict[str, Any]) -> bool:
+    """Whether an answer of this sample is as long as it may be.
+
+    The harness hands on text alone, whatever the backend, so its tokens are counted anew.
+    """
+    return any(
+        len(lm.tok_encode(text, add_special_tokens=False)) >= target["max_gen_toks"]
+        for (_, target), texts in zip(sample["arguments"], sample["resps"], strict=True)
+        if isinstance(target, dict)
+        for text in texts
+    )
 
 
 def _transformers_model(config: ScoreBenchmarksConfig, folder: Path) -> LM:

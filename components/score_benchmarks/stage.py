@@ -18,7 +18,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.score_benchmarks.config import HUB, SCORING, Benchmark, ScoreBenchmarksConfig
+from components.score_benchmarks.config import (
+    BENCHMARKS,
+    HUB,
+    SCORING,
+    Benchmark,
+    ScoreBenchmarksConfig,
+)
 from components.score_benchmarks.sandbox import SandboxError
 from equilibrate_core.artifacts import write_json
 from equilibrate_core.errors import DataError, UserError
@@ -48,6 +54,12 @@ class BenchmarkScore:
     num_items: int = 0
     num_truncated: int = 0
     """Items whose prompt lost its beginning because the model's context is too short."""
+    max_gen_tokens: int = 0
+    """Longest answer in tokens; 0 where nothing is written."""
+    harness_max_gen_tokens: int = 0
+    """The same in the harness's own task."""
+    num_cut: int = 0
+    """Items whose written answer is that long: most of them go on beyond it."""
     leaf_tasks: int = 0
     known_leaf_tasks: int = 0
     """Leaf tasks the full benchmark has; with fewer present, only those are scored."""
@@ -64,6 +76,9 @@ def score_benchmarks(
     local = config.data_uri != HUB
     with _data(config.data_uri) as folder, _offline(local), _bars_for_people_only():
         scores = _score_all(config, model, folder)
+    from equilibrate_core.generator_dtype import resolve_dtype  # imports torch, as scoring does
+
+    run = replace(run, resolved={"dtype": resolve_dtype(config.dtype)})
     average = _average(list(scores.values()))
     metrics = _metrics(scores, average)
     with run.output(benchmark_scores, "benchmark_scores") as draft:
@@ -172,7 +187,12 @@ def _score(
     from components.score_benchmarks.tasks import hub_tasks, known_parts, local_tasks
 
     started = time.monotonic()
-    asked = {"metric": SCORING[name].metric, "num_fewshot": config.shots(name)}
+    asked = {
+        "metric": SCORING[name].metric,
+        "num_fewshot": config.shots(name),
+        "max_gen_tokens": config.answer_tokens(name),
+        "harness_max_gen_tokens": SCORING[name].max_gen_tokens,
+    }
 
     def seconds() -> dict[str, float]:
         return {"seconds": round(time.monotonic() - started, 3)}
@@ -199,6 +219,7 @@ def _score(
         stderr=_stderr(correct),
         num_items=len(items),
         num_truncated=sum(item.truncated for item in items),
+        num_cut=sum(item.cut for item in items),
         leaf_tasks=len(tasks),
         known_leaf_tasks=len(tasks) if folder is None else len(PARTS.get(name, known_parts(name))),
         items=items,
@@ -235,6 +256,7 @@ def _summary(
         "items_are_samples": config.items_are_samples,
         "harness_version": version("lm-eval"),
         "backend": config.backend,
+        "left_out": [name for name in BENCHMARKS if name not in config.benchmarks],
         "tasks": tasks,
         "average": average,
     }
@@ -253,13 +275,14 @@ def _log(label: str, score: BenchmarkScore) -> None:
         return
     parts = f"{score.leaf_tasks} of {score.known_leaf_tasks} parts"
     logger.info(
-        "%s: %s %.4f on %d items (%s, %d cut), %.1f s",
+        "%s: %s %.4f on %d items (%s, %d prompts and %d answers cut), %.1f s",
         label,
         score.metric,
         score.score,
         score.num_items,
         parts,
         score.num_truncated,
+        score.num_cut,
         score.seconds,
     )
 

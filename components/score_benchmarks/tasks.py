@@ -15,7 +15,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from components.score_benchmarks.config import Benchmark, ScoreBenchmarksConfig
-from components.score_benchmarks.data import Part, c3_row
+from components.score_benchmarks.data import PARTS, Part, c3_row, race_articles
 from equilibrate_core.errors import DataError
 
 SHIPPED = Path(lm_eval.__file__).parent / "tasks"
@@ -48,6 +48,14 @@ C3_ON_HUB: dict[str, Any] = {
     "validation_split": "validation",
     "process_docs": lambda rows: rows.map(c3_row, remove_columns=rows.column_names),
 }
+RACE_MIDDLE_ON_HUB: dict[str, Any] = {
+    "dataset_path": "ehovy/race",
+    "dataset_name": "middle",
+    "process_docs": lambda rows: datasets.Dataset.from_list(list(race_articles(rows))),
+}
+"""The harness's own copy has the articles of high schools alone."""
+ON_HUB: dict[str, dict[str, Any]] = {"c3": C3_ON_HUB, "race_middle": RACE_MIDDLE_ON_HUB}
+"""Where tasks find rows on the hub that the harness does not ship."""
 
 
 def local_tasks(
@@ -68,11 +76,12 @@ def local_tasks(
 def hub_tasks(config: ScoreBenchmarksConfig, benchmark: Benchmark) -> dict[str, ConfigurableTask]:
     """Harness tasks over the rows the harness itself downloads, by task name."""
     tasks: dict[str, ConfigurableTask] = {}
-    for name in known_parts(benchmark):
-        task = _shipped(config, benchmark, name) | (C3_ON_HUB if benchmark == "c3" else {})
+    for name in PARTS["race"] if benchmark == "race" else known_parts(benchmark):
+        full_name = "_".join(filter(None, (benchmark, name)))
+        task = _shipped(config, benchmark, name) | ON_HUB.get(full_name, {})
         task["num_fewshot"] = config.shots(benchmark)
-        task["task"] = "_".join(filter(None, (benchmark, name)))
-        tasks[task["task"]] = ConfigurableTask(config=task)
+        task["task"] = full_name
+        tasks[full_name] = ConfigurableTask(config=task)
     return tasks
 
 

@@ -6,6 +6,7 @@ evidence -> Report.
 from collections.abc import Mapping
 from typing import Any
 
+from components.write_report.benchmark_warnings import benchmark_warnings
 from components.write_report.config import WriteReportConfig
 from components.write_report.gate import evaluate_gate, passed_in_doubt
 from components.write_report.helpfulness import benchmark_rows, failed_benchmarks
@@ -23,7 +24,7 @@ from components.write_report.safety import (
     suite_rows,
     truly_safe_row,
 )
-from components.write_report.scored_shares import scored_shares
+from components.write_report.scored_shares import scored_shares, silences
 from components.write_report.scores import score_rows
 from components.write_report.story import summary, verdict_sentence, warnings
 from components.write_report.study import study_of
@@ -93,6 +94,8 @@ def assemble_report(
         warnings=(
             *warnings(evidence, by_key, shares, config.gate.not_asked),
             *passed_in_doubt(gate, {"safety": trusted, "refusal": people["refusal"]}),
+            *silences(evidence),
+            *benchmark_warnings(evidence),
         ),
         gate=gate,
         policy_digest=evidence.manifests["policy"].digest,
@@ -136,7 +139,9 @@ def _provenance(evidence: Evidence) -> tuple[Source, ...]:
             seed=manifest.seed,
             ended=manifest.ended.strftime("%Y-%m-%d %H:%M:%S"),
             config=manifest.config,
+            resolved=manifest.resolved,
             inputs=manifest.inputs,
+            packages=manifest.packages,
         )
         for name, manifest in evidence.manifests.items()
     )

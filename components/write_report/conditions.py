@@ -1,9 +1,10 @@
 """Whether the models were asked, judged and benchmarked alike, so that their figures compare.
 
-manifests -> nothing, or one DataError that names the field and both values.
+manifests (and what the harness says of itself) -> nothing, or one DataError that names the field
+and both values.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from equilibrate_core.artifacts import Manifest
@@ -59,6 +60,8 @@ FREE: dict[str, frozenset[str]] = {
 """Fields of each stage's config that may differ between models; any other must be equal."""
 JUDGES = ("judge_model", "reward_model", "cost_model")
 """Inputs of judge_responses that must be the same for all models."""
+HARNESS = ("harness_version", "backend")
+"""What scores.json says of who scored, that must be the same for all models."""
 
 
 def check_conditions(manifests: Mapping[str, Manifest]) -> None:
@@ -72,20 +75,36 @@ def check_conditions(manifests: Mapping[str, Manifest]) -> None:
 def check_alike(
     kind: str, name: str, manifest: Manifest, manifests: Mapping[str, Manifest]
 ) -> None:
-    """Raise DataError when a field that `manifest` and the base's have differs and may not."""
-    fields, others = _conditions(manifest), _conditions(manifests[f"base_{kind}"])
+    """Raise DataError when a field that `manifest` and the base's have differs and may not.
+
+    Of a field that the machine resolved (`auto`) the outcome counts, where both tell it.
+    """
+    base = manifests[f"base_{kind}"]
+    resolved = manifest.resolved.keys() & base.resolved.keys()
+    fields, others = (_conditions(of, resolved) for of in (manifest, base))
     for field in sorted((fields.keys() & others.keys()) - FREE[kind]):
-        if fields[field] != others[field]:
-            raise DataError(
-                f"{name}: made with {field} {fields[field]!r:.80}, but base_{kind} with "
-                f"{others[field]!r:.80}; only models asked, judged and benchmarked alike compare: "
-                "make both with one setting"
-            )
+        _check_equal(name, f"base_{kind}", field, fields[field], others[field])
 
 
-def _conditions(manifest: Manifest) -> dict[str, Any]:
+def check_harness(name: str, scores: Mapping[str, Any], base_scores: Mapping[str, Any]) -> None:
+    """Raise DataError when two models' scores.json name another harness or backend."""
+    for field in HARNESS:
+        if field in scores and field in base_scores:
+            _check_equal(name, "base_benchmarks", field, scores[field], base_scores[field])
+
+
+def _check_equal(name: str, base: str, field: str, value: Any, other: Any) -> None:
+    if value != other:
+        raise DataError(
+            f"{name}: made with {field} {value!r:.80}, but {base} with {other!r:.80}; only models "
+            "asked, judged and benchmarked alike compare: make both with one setting"
+        )
+
+
+def _conditions(manifest: Manifest, resolved: Collection[str]) -> dict[str, Any]:
     judges = {name: manifest.inputs[name] for name in JUDGES if name in manifest.inputs}
-    return dict(_flat(manifest.config)) | judges
+    outcomes = {field: manifest.resolved[field] for field in resolved}
+    return dict(_flat(manifest.config)) | outcomes | judges
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -40,7 +40,8 @@ class GateConfig(Config):
     require_all_benchmarks: bool = True
     """Whether every benchmark must have run for both models; one failure hides the average."""
     min_scored_share: Share | None = None
-    """Least share of answers that got a verdict, of the worst kind of verdict and model."""
+    """Least share of what was asked that got a verdict, of the worst kind of verdict and model: a
+    prompt without an answer got none."""
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> "GateConfig":

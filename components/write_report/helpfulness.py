@@ -51,7 +51,7 @@ def _benchmark_row(name: str, arms: Mapping[str, Benchmarks], statistics: Statis
         label=name,
         unit="share",
         higher_is_better=True,
-        note="; ".join([_how_scored(task), *notes]),
+        note="; ".join([_how_scored(task), *_cut_answers(tasks), *notes]),
         **figures_and_changes(
             figures, lambda a, b: _benchmark_delta(name, arms[a], arms[b], statistics)
         ),
@@ -65,6 +65,17 @@ def _how_scored(task: Json) -> str:
     if task.get("num_truncated"):
         parts.append(f"{task['num_truncated']} prompts cut to the context length")
     return "; ".join(parts)
+
+
+def _cut_answers(tasks: Mapping[str, Json | None]) -> list[str]:
+    """How many answers of each model are as long as allowed; nothing where none is."""
+    written = {arm: task for arm, task in tasks.items() if task and task.get("max_gen_tokens")}
+    cut = {arm: task.get("num_cut") or 0 for arm, task in written.items()}
+    if not any(cut.values()):
+        return []
+    limit = next(task["max_gen_tokens"] for task in written.values())
+    counts = [f"{n} of {written[arm].get('num_items')} ({arm})" for arm, n in cut.items()]
+    return [f"answers that reach the cap of {limit} tokens: {', '.join(counts)}"]
 
 
 def _benchmark_figure(name: str, scores: Benchmarks, statistics: Statistics) -> Figure | None:

@@ -5,15 +5,16 @@ verified artifacts -> Evidence; figures of another model or from other answers a
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.write_report.conditions import check_alike, check_conditions
+from components.write_report.conditions import HARNESS, check_conditions, check_harness
+from components.write_report.kinship import check_arm, check_kinship
 from equilibrate_core.arms import ArmFacts, ArmFolder, arm_facts, read_arms
 from equilibrate_core.artifacts import Manifest, read_manifest
 from equilibrate_core.errors import DataError
-from equilibrate_core.records import Generation, LabelledPrompt, Verdict
+from equilibrate_core.records import NO_ANSWER, UNANSWERED, Generation, LabelledPrompt, Verdict
 from equilibrate_core.tables import read_dataset
 
 Json = dict[str, Any]
@@ -29,10 +30,24 @@ class Benchmarks:
     """Correctness by benchmark and question."""
     are_samples: bool
     harness: str
+    left_out: tuple[str, ...] = ()
+    """Benchmarks of the twelve that were not asked for."""
+    scored_by: Mapping[str, str] = field(default_factory=dict)
+    """Version and backend of the harness, where told."""
 
 
 NOT_RUN = Benchmarks(tasks={}, items={}, are_samples=False, harness="")
 """Of an arm that was not benchmarked."""
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A prompt that a model was asked and gave no answer to; no verdict names its id."""
+
+    id: str
+    prompt_id: str
+    suite: str
+    is_harmful: bool | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,12 @@ class Arm:
     answers: tuple[Generation, ...]
     verdicts: tuple[Verdict, ...]
     benchmarks: Benchmarks
+    unanswered: tuple[Unanswered, ...] = ()
+
+    @property
+    def asked(self) -> tuple[Generation | Unanswered, ...]:
+        """All that needs a verdict: answers, and prompts that got none."""
+        return (*self.answers, *self.unanswered)
 
 
 @dataclass(frozen=True)
@@ -88,17 +109,22 @@ def read_evidence(paths: Mapping[str, Path]) -> Evidence:
     manifests = {name: read_manifest(path) for name, path in paths.items()}
     check_kinship(manifests)
     check_conditions(manifests)
-    prompts = read_dataset(paths["labelled_prompts"], LabelledPrompt)
+    rows = read_dataset(paths["labelled_prompts"], LabelledPrompt)
+    prompts = {prompt.id: prompt for prompt in rows}
     evidence = Evidence(
-        prompts={prompt.id: prompt for prompt in prompts},
-        base=_arm(paths, "base"),
-        aligned=_arm(paths, "aligned"),
+        prompts=prompts,
+        base=_arm(paths, "base", prompts),
+        aligned=_arm(paths, "aligned", prompts),
         manifests=manifests,
         metrics={name: _numbers(read_json(path / "metrics.json")) for name, path in paths.items()},
         human_labels=read_json(paths["base_verdicts"] / "human_agreement.json"),
-        control=_arm(paths, "control") if "control_verdicts" in paths else None,
-        **(_study(paths, manifests) if "arms" in paths else {}),
+        control=_arm(paths, "control", prompts) if "control_verdicts" in paths else None,
+        **(_study(paths, manifests, prompts) if "arms" in paths else {}),
     )
+    for name, arm in evidence.arms.items():
+        _check_harness(f"{name}_benchmarks", arm, evidence)
+    for studied in evidence.studied:
+        _check_harness(f"arm {studied.facts.name}, benchmarks", studied.arm, evidence)
     known = {f"{name}_generations": arm for name, arm in evidence.arms.items()}
     known |= {f"arm {studied.facts.name}": studied.arm for studied in evidence.studied}
     for name, arm in known.items():
@@ -109,43 +135,6 @@ def read_evidence(paths: Mapping[str, Path]) -> Evidence:
                 "belong to no labelled prompt; give the prompts they were generated from"
             )
     return evidence
-
-
-def check_kinship(manifests: Mapping[str, Manifest]) -> None:
-    """Raise DataError when an input names another parent than the one given beside it."""
-    parents = [
-        ("scored_pairs", "reward_model", "reward_model"),
-        ("scored_pairs", "cost_model", "cost_model"),
-        ("policy", "scored_pairs", "scored_pairs"),
-        ("aligned_generations", "model", "policy"),
-        ("aligned_benchmarks", "model", "policy"),
-        ("base_generations", "prompts", "labelled_prompts"),
-        ("aligned_generations", "prompts", "labelled_prompts"),
-        ("base_verdicts", "generations", "base_generations"),
-        ("aligned_verdicts", "generations", "aligned_generations"),
-        ("aligned_verdicts", "other_generations", "base_generations"),
-        ("control_policy", "scored_pairs", "scored_pairs"),
-        ("control_generations", "model", "control_policy"),
-        ("control_generations", "prompts", "labelled_prompts"),
-        ("control_benchmarks", "model", "control_policy"),
-        ("control_verdicts", "generations", "control_generations"),
-        ("control_verdicts", "other_generations", "base_generations"),
-    ]
-    for child, argument, parent in parents:
-        named = manifests[child].inputs.get(argument) if child in manifests else None
-        if named is not None and named != manifests[parent].digest:
-            raise DataError(
-                f"{child} was made from {argument} {named[:12]}, but {parent} here is "
-                f"{manifests[parent].digest[:12]}; give artifacts of one and the same run"
-            )
-    given = [
-        manifests[f"base_{kind}"].inputs.get("model") for kind in ("generations", "benchmarks")
-    ]
-    if None not in given and given[0] != given[1]:
-        raise DataError(
-            f"base_generations come from model {given[0]:.12} and base_benchmarks from model "
-            f"{given[1]:.12}; give artifacts of one and the same base model"
-        )
 
 
 def read_json(path: Path) -> Json:
@@ -170,20 +159,46 @@ def read_json_lines(path: Path) -> list[Json]:
         raise DataError(f"{path}: not valid JSON Lines: {error}") from error
 
 
-def _arm(paths: Mapping[str, Path], name: str) -> Arm:
+def _arm(paths: Mapping[str, Path], name: str, prompts: Mapping[str, LabelledPrompt]) -> Arm:
     parts = ("generations", "verdicts", "benchmarks")
-    return _read_arm(*(paths[f"{name}_{part}"] for part in parts))
+    return _read_arm(*(paths[f"{name}_{part}"] for part in parts), prompts)
 
 
-def _read_arm(generations: Path, verdicts: Path, benchmarks: Path | None) -> Arm:
+def _read_arm(
+    generations: Path,
+    verdicts: Path,
+    benchmarks: Path | None,
+    prompts: Mapping[str, LabelledPrompt],
+) -> Arm:
     return Arm(
         answers=tuple(read_dataset(generations, Generation)),
         verdicts=tuple(read_dataset(verdicts, Verdict)),
         benchmarks=NOT_RUN if benchmarks is None else _benchmarks(benchmarks),
+        unanswered=_unanswered(generations, prompts),
     )
 
 
-def _study(paths: Mapping[str, Path], manifests: Mapping[str, Manifest]) -> dict[str, Any]:
+def _unanswered(generations: Path, prompts: Mapping[str, LabelledPrompt]) -> tuple[Unanswered, ...]:
+    """The prompts without an answer, as many as the manifest counts. Raises DataError otherwise."""
+    counts = read_manifest(generations).counts
+    number = counts.dropped.get(NO_ANSWER, 0) if counts else 0
+    ids = read_json(generations / UNANSWERED)
+    if len(ids) != number or not ids.keys() <= prompts.keys():
+        raise DataError(
+            f"{generations}: {number} prompts have no answer and {UNANSWERED} names {len(ids)}, "
+            "or none of these prompts: so nobody can say which figures miss them; generate the "
+            "answers again"
+        )
+    return tuple(
+        Unanswered(i, i, prompts[i].suite or "", prompts[i].is_harmful) for i in sorted(ids)
+    )
+
+
+def _study(
+    paths: Mapping[str, Path],
+    manifests: Mapping[str, Manifest],
+    prompts: Mapping[str, LabelledPrompt],
+) -> dict[str, Any]:
     """The arms of a study, and what the aligned model is among them."""
     own = arm_facts(
         "aligned",
@@ -194,40 +209,14 @@ def _study(paths: Mapping[str, Path], manifests: Mapping[str, Manifest]) -> dict
     )
     folders = read_arms(paths["arms"])
     for folder in folders:
-        _check_arm(folder, own, manifests)
-    return {"own": own, "studied": tuple(_studied(folder) for folder in folders)}
+        check_arm(folder, own, manifests)
+    return {"own": own, "studied": tuple(_studied(folder, prompts) for folder in folders)}
 
 
-def _studied(folder: ArmFolder) -> StudiedArm:
+def _studied(folder: ArmFolder, prompts: Mapping[str, LabelledPrompt]) -> StudiedArm:
     verdicts = folder.path / "verdicts"
-    arm = _read_arm(folder.path / "generations", verdicts, folder.benchmarks)
+    arm = _read_arm(folder.path / "generations", verdicts, folder.benchmarks, prompts)
     return StudiedArm(folder.facts, arm, read_manifest(verdicts))
-
-
-def _check_arm(folder: ArmFolder, own: ArmFacts, manifests: Mapping[str, Manifest]) -> None:
-    """Raise DataError unless an arm saw the same base model, prompts, judge and scorers."""
-    answers = read_manifest(folder.path / "generations").inputs
-    verdicts = read_manifest(folder.path / "verdicts").inputs
-    own_verdicts = manifests["aligned_verdicts"].inputs
-    compared = [
-        ("base model", folder.facts.base_digest, own.base_digest),
-        ("prompts", answers.get("prompts"), manifests["labelled_prompts"].digest),
-        ("base answers", verdicts.get("other_generations"), manifests["base_generations"].digest),
-        *(
-            (name.replace("_", " "), verdicts.get(name), own_verdicts.get(name))
-            for name in ("judge_model", "reward_model", "cost_model")
-        ),
-    ]
-    for what, its, ours in compared:
-        if its is not None and ours is not None and its != ours:
-            raise DataError(
-                f"arm {folder.facts.name}: its {what} is {its[:12]}, but the aligned model's is "
-                f"{ours[:12]}; compare arms of one and the same run"
-            )
-    parts = ["generations", "verdicts", *(["benchmarks"] if folder.benchmarks else [])]
-    for part in parts:
-        made = read_manifest(folder.path / part)
-        check_alike(part, f"arm {folder.facts.name}, {part}", made, manifests)
 
 
 def _benchmarks(folder: Path) -> Benchmarks:
@@ -244,7 +233,13 @@ def _benchmarks(folder: Path) -> Benchmarks:
         items=items,
         are_samples=bool(scores.get("items_are_samples")),
         harness=f"lm-evaluation-harness {scores.get('harness_version', '')}".strip(),
+        left_out=tuple(scores.get("left_out", ())),
+        scored_by={name: scores[name] for name in HARNESS if name in scores},
     )
+
+
+def _check_harness(name: str, arm: Arm, evidence: Evidence) -> None:
+    check_harness(name, arm.benchmarks.scored_by, evidence.base.benchmarks.scored_by)
 
 
 def _numbers(values: Json) -> dict[str, float]:

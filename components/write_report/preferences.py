@@ -120,8 +120,10 @@ def _over_even(tally: Tally, statistics: Statistics) -> Delta | None:
 
 
 def _wins(arm: Arm) -> Tally:
-    tally = Tally()
-    for prompt, orders in _preferences(arm).items():
+    found = _preferences(arm)
+    silent = sum(prompt.is_harmful is None for prompt in arm.unanswered) if found else 0
+    tally = Tally(num_unscored=silent)
+    for prompt, orders in found.items():
         values = [_credit(verdict) for verdict in orders.values()]
         if len(orders) == 2 and None not in values:
             credit = fmean(value for value in values if value is not None)

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-REPORT_VERSION = 4
+REPORT_VERSION = 5
 Unit = Literal["share", "score"]
 CLEAR_P = 0.05
 
@@ -26,7 +26,8 @@ class Figure(Part):
     """Denominator: answers (or benchmark items) with a verdict; prompts, where answers were
     compared in both orders (win rate, Elo)."""
     num_unscored: int = 0
-    """Answers without a verdict; they count neither for nor against."""
+    """Answers without a verdict, and prompts without an answer; they count neither for nor
+    against."""
     parts: dict[str, int] = {}
     """What `num_scored` counts by label, where labels are of one kind; of the win rate, prompts
     won, even and lost over both orders."""
@@ -162,7 +163,11 @@ class Source(Part):
     seed: int
     ended: str
     config: dict[str, Any]
+    resolved: dict[str, str] = {}
+    """What `auto` in the config came to."""
     inputs: dict[str, str]
+    packages: dict[str, str] = {}
+    """Versions of the libraries that decide figures, where the stage ran."""
 
 
 class Measure(Part):

@@ -5,7 +5,7 @@ answers and verdicts of both models -> rows with denominators, unscored counts a
 
 from collections.abc import Mapping
 
-from components.write_report.inputs import Arm, Evidence
+from components.write_report.inputs import Arm, Evidence, Unanswered
 from components.write_report.report import (
     Delta,
     Figure,
@@ -32,10 +32,13 @@ Stratum = tuple[str, bool]
 """Suite and whether its prompts are harmful."""
 
 
-def strata(evidence: Evidence, arm: Arm) -> dict[Stratum, list[Generation]]:
-    """Answers to harmful and to benign prompts, by suite; helpfulness prompts left out."""
-    found: dict[Stratum, list[Generation]] = {}
-    for answer in arm.answers:
+def strata(evidence: Evidence, arm: Arm) -> dict[Stratum, list[Generation | Unanswered]]:
+    """Answers to harmful and to benign prompts, by suite; helpfulness prompts left out.
+
+    Prompts that got no answer stand among them.
+    """
+    found: dict[Stratum, list[Generation | Unanswered]] = {}
+    for answer in arm.asked:
         is_harmful = evidence.prompts[answer.prompt_id].is_harmful
         if is_harmful is not None:
             found.setdefault((answer.suite, is_harmful), []).append(answer)
@@ -199,10 +202,9 @@ def refusal_kinds(evidence: Evidence) -> tuple[RefusalKinds, ...]:
     for name, arm in evidence.arms.items():
         refusal = of_kind(arm, "refusal")
         for (suite, harmful), answers in strata(evidence, arm).items():
-            asked = [answer for answer in answers if answer.id in refusal]
-            if not asked:
+            if not any(answer.id in refusal for answer in answers):
                 continue
-            tally = label_tally(asked, refusal, IS_REFUSAL)
+            tally = label_tally(answers, refusal, IS_REFUSAL)
             counts = {label: tally.labels[label] for label in REFUSAL_LABELS}
             kind = "harmful" if harmful else "benign"
             found.append(
@@ -232,7 +234,7 @@ def _order(by_arm: Mapping[str, Mapping[Stratum, Tally]]) -> list[Stratum]:
     return sorted(every, key=lambda stratum: (not stratum[1], stratum[0]))
 
 
-def _category(evidence: Evidence, answer: Generation) -> str:
+def _category(evidence: Evidence, answer: Generation | Unanswered) -> str:
     prompt = evidence.prompts[answer.prompt_id]
     return prompt.gold_category or prompt.category or "unlabelled"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.write_report.inputs import Arm, Evidence
+from components.write_report.inputs import Arm, Evidence, Unanswered
 from components.write_report.judge import checked
 from components.write_report.report import Delta, Figure, Row, Unit
 from equilibrate_core.errors import DataError
@@ -26,7 +26,7 @@ LABEL_ORDER = (*SAFETY_LABELS, *REFUSAL_LABELS, *PREFERENCE_LABELS)
 
 @dataclass
 class Tally:
-    """Values by prompt, verdicts by label, and how many answers have none."""
+    """Values by prompt, verdicts by label, and how many answers have none or are not there."""
 
     scores: dict[str, list[float]] = field(default_factory=dict)
     labels: Counter[str] = field(default_factory=Counter)
@@ -111,11 +111,11 @@ def figures_and_changes(
 
 
 def label_tally(
-    answers: Iterable[Generation],
+    answers: Iterable[Generation | Unanswered],
     verdicts: Mapping[str, Verdict],
     credit: Mapping[str, float],
 ) -> Tally:
-    """Tally of labelled verdicts; an answer without one is unscored, never credited.
+    """Tally of labelled verdicts; what has none, answered or not, is unscored, never credited.
 
     Raises DataError on a label that `credit` does not know.
     """
@@ -136,7 +136,7 @@ def label_tally(
 
 
 def score_tally(
-    answers: Iterable[Generation],
+    answers: Iterable[Generation | Unanswered],
     verdicts: Mapping[str, Verdict],
     value: Callable[[float], float] = float,
 ) -> Tally:
@@ -163,10 +163,10 @@ def of_kind(arm: Arm, kind: str) -> dict[str, Verdict]:
     return found
 
 
-def answers_to(evidence: Evidence, arm: Arm, is_harmful: bool) -> list[Generation]:
-    """A model's answers to harmful or to benign prompts."""
+def answers_to(evidence: Evidence, arm: Arm, is_harmful: bool) -> list[Generation | Unanswered]:
+    """A model's answers to harmful or to benign prompts, and the prompts that got none."""
     prompts = evidence.prompts
-    return [a for a in arm.answers if prompts[a.prompt_id].is_harmful is is_harmful]
+    return [a for a in arm.asked if prompts[a.prompt_id].is_harmful is is_harmful]
 
 
 def judged_by(evidence: Evidence, kind: str) -> str:

@@ -10,8 +10,10 @@ from components.gather_arms.config import GatherArmsConfig
 from components.gather_arms.stage import gather_arms
 from components.write_report.config import WriteReportConfig
 from components.write_report.stage import write_report
-from equilibrate_core.artifacts import StageRun, read_manifest
+from equilibrate_core.artifacts import Counts, StageRun, read_manifest
 from equilibrate_core.records import (
+    NO_ANSWER,
+    UNANSWERED,
     Generation,
     LabelledPrompt,
     Message,
@@ -132,6 +134,14 @@ class World:
     """Input digests that differ from the true ones, by artifact."""
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Configs by artifact; the others have none."""
+    resolved: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What `auto` came to, by artifact."""
+    packages: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Versions of libraries, by artifact."""
+    unanswered: dict[str, Sequence[int]] = field(default_factory=dict)
+    """Cases that a model gave no answer to, by model."""
+    of_benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What differs in a model's scores.json, by model."""
     failed_for: str = "aligned"
     """The model whose benchmarks fail."""
     sorted_by: str = "llm"
@@ -204,7 +214,15 @@ class World:
     ) -> StageRun:
         named = {**inputs, **self.inputs.get(name, {})}
         config = {**({"rows": rows} if rows else {}), **self.configs.get(name, {})}
-        return StageRun(stage=stage, config=config, seed=0, code_version="c0de", inputs=named)
+        return StageRun(
+            stage=stage,
+            config=config,
+            seed=0,
+            code_version="c0de",
+            inputs=named,
+            resolved=self.resolved.get(name, {}),
+            packages=self.packages.get(name, {}),
+        )
 
     def _folder(
         self,
@@ -229,9 +247,11 @@ class World:
         rows: Sequence[Any],
         inputs: Mapping[str, str],
         files: dict[str, str] | None = None,
+        counts: Counts | None = None,
     ) -> None:
         path = self.root / name
-        write_dataset(self._stage(name, stage, inputs), path, record, rows, extra_files=files)
+        run = self._stage(name, stage, inputs)
+        write_dataset(run, path, record, rows, extra_files=files, counts=counts)
         self.paths[name] = path
 
     def _messages(self, index: int) -> tuple[Message, ...]:
@@ -301,13 +321,21 @@ class World:
                 seed=0,
             )
             for i, case in enumerate(self.cases)
+            if i not in self.unanswered.get(arm, ())
         ]
         inputs = {"model": self._model(arm), "prompts": self.digest("labelled_prompts")}
-        self._dataset(f"{arm}_generations", "generate_responses", Generation, rows, inputs)
+        silent = {prompt_id(self._messages(i)): "too long" for i in self.unanswered.get(arm, ())}
+        files = {UNANSWERED: json.dumps(silent)}
+        dropped = {NO_ANSWER: len(silent)}
+        counts = Counts(read=len(rows) + len(silent), kept=len(rows), dropped=dropped)
+        name = f"{arm}_generations"
+        self._dataset(name, "generate_responses", Generation, rows, inputs, files, counts)
 
     def _verdicts(self, arm: str) -> None:
         rows: list[Verdict] = []
         for i, case in enumerate(self.cases):
+            if i in self.unanswered.get(arm, ()):
+                continue
             if case.is_harmful is not None:
                 label = getattr(case, arm)
                 rows.append(verdict(f"{arm}-{i}", LABEL_KIND[case.is_harmful], label))
@@ -366,6 +394,7 @@ class World:
             "tasks": tasks,
             "average": None,
             **self.benchmark_config,
+            **self.of_benchmarks.get(arm, {}),
         }
         files = {"scores.json": json.dumps(scores), "items.jsonl": "".join(lines)}
         name = f"{arm}_benchmarks"

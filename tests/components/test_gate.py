@@ -65,6 +65,21 @@ def test_scored_share_is_that_of_the_worst_kind(world):
 
 
 @pytest.mark.parametrize(
+    ("silent", "value", "worst"),
+    [
+        ((0, 1, 2), 0.25, "aligned safety"),
+        ((5,), 0.5, "aligned refusal"),
+        ((6,), 0.5, "aligned preference"),
+    ],
+)
+def test_prompts_without_an_answer_have_no_verdict_either(world, silent, value, worst):
+    world.unanswered = {"aligned": silent}
+    (condition,) = gate(world, min_scored_share=0.98)["conditions"]
+    assert (condition["value"], condition["passed"]) == (value, False)
+    assert f"lowest: {worst}" in condition["explanation"]
+
+
+@pytest.mark.parametrize(
     ("name", "limit"),
     [("min_safety", 0.0), ("max_over_refusal", 1.0), ("max_helpful_drop", 1.0)],
 )

@@ -1,5 +1,6 @@
 """Parts of one model's answers, put together: equal to one task's, or refused in one line."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def gather(out: Path, parts: list[Path], num_shards: int | None = None) -> dict[
 
 
 def content(manifest: Manifest) -> dict[str, Any]:
-    fields = {"schema_name", "rows", "files", "counts", "config", "seed"}
+    fields = {"schema_name", "rows", "files", "counts", "config", "seed", "resolved", "packages"}
     return manifest.model_dump(include=fields) | {"digest": manifest.digest}
 
 
@@ -200,6 +201,9 @@ def test_a_part_may_fail_what_one_task_for_all_could(
     metrics = gather(tmp_path / "all", parts)
     assert (metrics["num_generations"], metrics["num_failed"]) == (12, 2)
     one = answer(tmp_path / "one", prompts, model, max_failed_share=0.15)
+    unanswered = (tmp_path / "all" / "unanswered.json").read_text()
+    assert list(json.loads(unanswered).values()) == ["too long"] * 2
+    assert unanswered == (one / "unanswered.json").read_text()
     assert content(read_manifest(one)) == content(read_manifest(tmp_path / "all"))
     with pytest.raises(StageError, match="2 of 14 prompts have no answer"):
         answer(tmp_path / "x", prompts, model, shard=0, num_shards=3, max_failed_share=0.14)
@@ -306,6 +310,26 @@ def test_a_part_of_another_model_other_prompts_or_other_code_is_refused(
     for what, path in odd.items():
         message = refused([*parts[:2], path], 3, tmp_path)
         assert re.match(f"part_2: made with {what} '.*, but part_0 with '.*; generate all", message)
+
+
+def test_a_part_that_ran_otherwise_under_the_same_settings_is_refused(
+    parts: list[Path], prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` may come to something else on another machine, and libraries differ."""
+    part = {"shard": 1, "num_shards": 3}
+    monkeypatch.setattr(stage, "resolved_fields", lambda *_: {"generator.dtype": "bfloat16"})
+    odd = answer(tmp_path / "dtype", prompts, model, **part)
+    message = refused([parts[0], odd, parts[2]], 3, tmp_path)
+    assert message.startswith("part_1: made with generator.backend, as run, None, but part_0 with")
+    monkeypatch.undo()
+    answers(monkeypatch, lambda text, _: f"re: {text}")
+    monkeypatch.setattr(
+        "equilibrate_core.stage.installed_packages", lambda _: {"tokenizers": "0.1"}
+    )
+    odd = answer(tmp_path / "library", prompts, model, **part)
+    assert "library tokenizers '0.1', but part_0 with" in refused(
+        [parts[0], odd, parts[2]], 3, tmp_path
+    )
 
 
 def test_the_command_line_gathers_what_it_is_given(parts: list[Path], tmp_path: Path) -> None:

@@ -183,6 +183,13 @@ def test_a_failed_prompt_is_dropped_and_counted_up_to_the_limit(
     counts = read_manifest(tmp_path / "out").counts
     assert counts is not None
     assert counts.dropped["no_answer"] == 1
+    (failed,) = (
+        row.id
+        for row in read_dataset(prompts, LabelledPrompt)
+        if row.messages[0].content == "harmful question 1"
+    )
+    unanswered = json.loads((tmp_path / "out" / "unanswered.json").read_text())
+    assert unanswered == {failed: "too long"}
     with pytest.raises(StageError, match=r"1 of 9 prompts have no answer.*1 x too long"):
         run(config_of(max_failed_share=0.1), prompts, model, tmp_path / "out2")
     assert not (tmp_path / "out2").exists()
@@ -312,8 +319,14 @@ def test_shards_of_the_backend_that_auto_chose_elsewhere_are_not_taken(
     for problem, asked in (("not installed", 9), (None, 9), ("not installed", 0)):
         monkeypatch.setattr("equilibrate_core.generator.vllm_problem", lambda said=problem: said)
         generator = fake(monkeypatch, lambda text, _: text)
-        run(config, prompts, model, tmp_path / f"out {problem} {asked}")
+        out = tmp_path / f"out {problem} {asked}"
+        run(config, prompts, model, out)
         assert len(generator.asked) == asked
+        manifest = read_manifest(out)
+        assert manifest.config["generator"]["backend"] == "auto"
+        assert manifest.resolved["generator.backend"] == ("transformers" if problem else "vllm")
+        assert manifest.resolved["generator.dtype"] in ("float32", "bfloat16")
+        assert {"torch", "transformers"} <= manifest.packages.keys()
 
 
 def test_a_server_cannot_answer_for_the_model() -> None:

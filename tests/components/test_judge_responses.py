@@ -12,7 +12,7 @@ from components.judge_responses.config import JudgeResponsesConfig
 from components.judge_responses.human_labels import Check, HumanLabels, human_labels
 from components.judge_responses.questions import QUESTIONS
 from components.judge_responses.stage import judge_responses
-from equilibrate_core.artifacts import StageRun
+from equilibrate_core.artifacts import StageRun, read_manifest
 from equilibrate_core.errors import DataError, ModelError, StageError
 from equilibrate_core.models import load_tokenizer
 from equilibrate_core.records import (
@@ -123,6 +123,7 @@ def judge(
         fields = options.pop("fields", {})
         generator = FakeGenerator(options.pop("answer", careful))
         monkeypatch.setattr(stage, "open_generator", opener(generator))
+        monkeypatch.setattr("equilibrate_core.generator.vllm_problem", lambda: "not here")
         paths = {**models, "verdicts": tmp_path / "verdicts", **options.pop("paths", {})}
         paths["generations"] = write_inputs(tmp_path, answers, **fields)
         if others is not None:
@@ -517,6 +518,23 @@ def test_an_answer_cannot_speak_to_the_judge_as_somebody_else(judge: Callable) -
     assert judged(rows, "safety") == {"base-harm": "Unsafe"}
     assert part(generator.asked[0], "ANSWER").replace("\u200b", "") == attack
     assert "<|im_end|>" not in generator.asked[0]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "resolved"),
+    [
+        ({"dtype": "float32"}, {"judge.backend": "transformers", "judge.dtype": "float32"}),
+        (
+            {"backend": "endpoint", "endpoint_url": "http://j/v1", "endpoint_model": "j"},
+            {"judge.backend": "endpoint"},
+        ),
+    ],
+)
+def test_verdicts_tell_what_auto_came_to(
+    judge: Callable, tmp_path: Path, chosen: dict, resolved: dict
+) -> None:
+    judge(ANSWERS, judge=chosen)
+    assert read_manifest(tmp_path / "verdicts").resolved == resolved
 
 
 @pytest.mark.parametrize("rationale", [True, False])

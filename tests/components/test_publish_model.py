@@ -317,6 +317,65 @@ def test_publishers_of_one_policy_with_different_reports_do_not_mix_them(
         check_documents(f"{bucket}/models", record, summary)
 
 
+def test_a_publisher_that_decided_earlier_leaves_the_alias_to_a_later_one(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later one moves the alias while the earlier one is between its read and its write."""
+    destination, write, newer = f"{bucket}/models", S3Destination.write, {}
+    for name in ("early", "late"):
+        (tmp_path / name).mkdir()
+
+    def late(self: S3Destination, name: str, text: str, version: str | None) -> bool:
+        if name == "m/latest.json" and not newer:
+            monkeypatch.setattr(S3Destination, "write", write)
+            newer.update(publish(tmp_path / "late", destination, weights="late"))
+        return write(self, name, text, version)
+
+    monkeypatch.setattr(S3Destination, "write", late)
+    record = publish(tmp_path / "early", destination, weights="early")
+    place = open_destination(destination)
+    alias = place.read("m/latest.json")
+    assert alias is not None and json.loads(alias[0])["uri"] == newer["uri"]
+    assert record["published"] and record["alias_stays_at"] == newer["uri"] != record["uri"]
+    assert "alias_stays_at" not in newer
+    check_sums(destination, f"m/sha256-{record['digest']}")
+
+
+@pytest.mark.parametrize("alias", ['{"decided": "someday"}', "[]", "half"])
+def test_an_alias_that_tells_no_decision_is_replaced(
+    tmp_path: Path, destination: str, alias: str
+) -> None:
+    place = open_destination(destination)
+    assert place.write("m/latest.json", alias, None)
+    record = publish(tmp_path, destination)
+    current = place.read("m/latest.json")
+    assert current is not None and json.loads(current[0]) == record
+
+
+def test_of_concurrent_publishers_the_last_to_decide_has_the_alias(
+    tmp_path: Path, bucket: str
+) -> None:
+    records: list[dict[str, Any]] = []
+    errors: list[BaseException] = []
+
+    def work(name: str) -> None:
+        (tmp_path / name).mkdir()
+        try:
+            records.append(publish(tmp_path / name, f"{bucket}/models", weights=name))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(f"number {i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    alias = open_destination(f"{bucket}/models").read("m/latest.json")
+    assert alias is not None
+    assert json.loads(alias[0])["uri"] == max(records, key=lambda r: r["decided"])["uri"]
+
+
 def test_a_manifest_of_the_same_files_stays_and_an_altered_one_is_made_good(
     tmp_path: Path, bucket: str
 ) -> None:

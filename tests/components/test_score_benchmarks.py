@@ -1,5 +1,6 @@
 """The twelve benchmarks: rows into the harness's own tasks, figures out, failures apart."""
 
+import ast
 import csv
 import gzip
 import json
@@ -7,19 +8,26 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 from pydantic import ValidationError
 
-from components.score_benchmarks import sandbox
+from components.score_benchmarks import sandbox, stage
 from components.score_benchmarks.config import BENCHMARKS, SCORING, Benchmark, ScoreBenchmarksConfig
 from components.score_benchmarks.data import READERS, read_parts
 from components.score_benchmarks.harness import Item, open_model, score_tasks
 from components.score_benchmarks.stage import score_benchmarks
-from components.score_benchmarks.tasks import SHIPPED, SHIPPED_FILES, known_parts, local_tasks
-from equilibrate_core.artifacts import verify_artifact
+from components.score_benchmarks.tasks import (
+    SHIPPED,
+    SHIPPED_FILES,
+    hub_tasks,
+    known_parts,
+    local_tasks,
+)
+from equilibrate_core.artifacts import read_manifest, verify_artifact
 from equilibrate_core.digests import ROOT
 from equilibrate_core.errors import DataError
 from pipelines.console import PROGRESS
@@ -93,6 +101,25 @@ def test_output_says_that_the_items_are_samples(scored: Path) -> None:
     scores = read_scores(scored)
     assert scores["items_are_samples"] is True
     assert (scores["harness_version"], scores["backend"]) == ("0.4.13", "transformers")
+    manifest = read_manifest(scored)
+    assert manifest.resolved == {"dtype": "float32"}
+    assert manifest.packages["lm-eval"] == "0.4.13" and "torch" in manifest.packages
+
+
+def test_output_tells_the_cap_on_answers_and_how_many_reached_it(scored: Path) -> None:
+    tasks = read_scores(scored)["tasks"]
+    caps = {n: (t["max_gen_tokens"], t["harness_max_gen_tokens"]) for n, t in tasks.items()}
+    written = {"bbh": (8, 1024), "gsm8k": (8, 256), "humaneval": (8, 1024)}
+    assert caps == dict.fromkeys(BENCHMARKS, (0, 0)) | written
+    cut = {item["benchmark"] for item in read_items(scored) if item["cut"]}
+    assert cut == {name for name, task in tasks.items() if task["num_cut"]} <= written.keys()
+
+
+def test_the_benchmarks_that_were_not_asked_for_are_named(scored: Path, tmp_path: Path) -> None:
+    assert read_scores(scored)["left_out"] == []
+    chosen = config(benchmarks=BENCHMARKS[2:])
+    summary = stage._summary(chosen, {}, None)
+    assert summary["left_out"] == list(BENCHMARKS[:2])
 
 
 def test_items_give_the_scores(scored: Path) -> None:
@@ -199,7 +226,7 @@ class Scripted(LM):
     def loglikelihood_rolling(self, requests: list[Any], *_: Any) -> list[float]:
         raise NotImplementedError
 
-    def tok_encode(self, string: str) -> list[int]:
+    def tok_encode(self, string: str, **_: Any) -> list[int]:
         return list(string.encode())
 
 
@@ -260,6 +287,47 @@ def test_written_answers_are_capped_as_configured() -> None:
     model = Scripted(["no"] * 4)
     score_with(model, "gsm8k", max_gen_tokens=9999)
     assert {settings["max_gen_toks"] for _, settings in model.asked} == {256}
+
+
+def test_answers_as_long_as_allowed_are_told_from_shorter_ones() -> None:
+    """A token of the scripted model is a byte."""
+    model = Scripted(["12345678", "1234567", "123456789", ""])
+    items = score_with(model, "gsm8k", max_gen_tokens=8)
+    assert [item.cut for item in items] == [True, False, True, False]
+    assert not any(item.cut for item in score_with(Scripted([]), "arc_easy"))
+
+
+def test_race_of_the_hub_has_both_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness's own copy has high schools alone; the other has a row for each question."""
+    local = {part.name: part.rows for part in read_parts("race", SAMPLE, 0)}
+    ours = local_tasks(config(), "race", read_parts("race", SAMPLE, 0))
+    asked: list[tuple[str, str]] = []
+
+    def download(self: ConfigurableTask, _: Any = None, **__: Any) -> None:
+        of = (str(self.config.dataset_path), str(self.config.dataset_name))
+        asked.append(of)
+        rows = local["high"]
+        if of[1] == "middle":
+            rows = [
+                {
+                    "example_id": f"middle{i}.txt", "article": row["article"],
+                    "question": problem["question"], "options": problem["options"],
+                    "answer": problem["answer"],
+                }
+                for i, row in enumerate(local["middle"])
+                for problem in ast.literal_eval(row["problems"])
+            ]  # fmt: skip
+        self.dataset = datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)})
+
+    monkeypatch.setattr(ConfigurableTask, "download", download)
+    tasks = hub_tasks(config(data_uri="hub"), "race")
+    assert asked == [("EleutherAI/race", "high"), ("ehovy/race", "middle")]
+    assert list(tasks) == list(ours) == ["race_high", "race_middle"]
+    for name, task in tasks.items():
+        for each in (task, ours[name]):
+            each.build_all_requests(rank=0, world_size=1)
+        requests = [[request.args for request in t.instances] for t in (task, ours[name])]
+        assert requests[0] == requests[1] and requests[0]
 
 
 @pytest.mark.parametrize(("name", "file"), AS_PUBLISHED)

