@@ -92,9 +92,10 @@ def test_every_chunk_but_the_last_is_computed_again_for_the_backward_pass(
     folder: Path, monkeypatch: pytest.MonkeyPatch, num_tokens: int, num_calls: int
 ) -> None:
     model = load_causal_lm(folder)
+    row = list(range(20, 20 + num_tokens + 1))
+    response_logps(model, [row], [1], 0)  # the first call of all asks whether the head is plain
     calls: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda *_: calls.append(1))
     monkeypatch.setattr("equilibrate_core.logps.VOCABULARY_CHUNK", 7)
-    row = list(range(20, 20 + num_tokens + 1))
     response_logps(model, [row], [1], 0).sum().backward()
     assert len(calls) == num_calls
