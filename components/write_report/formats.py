@@ -2,6 +2,8 @@
 
 DASH = "–"
 MINUS = "−"
+ROUNDING = 1e-12
+"""What a sum of floats may leave of nought; no figure of a report is as small."""
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -46,6 +48,8 @@ def number(value: float | int | None) -> str:
     """A figure with as many digits as it deserves."""
     if value is None:
         return DASH
+    if abs(value) < ROUNDING:
+        return "0"
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}".replace(",", "\u2009").replace("-", MINUS)  # thin space
     if abs(value) >= 100:
@@ -65,7 +69,8 @@ def words(name: str) -> str:
 
 
 def _plain(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}".replace("-", MINUS)
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", MINUS)
 
 
 def _signed(value: float, digits: int) -> str:
