@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.gather_generations.config import GatherGenerationsConfig
-from equilibrate_core.artifacts import Counts, Manifest, read_manifest
+from equilibrate_core.artifacts import Counts, Manifest, flat_fields, read_manifest
 from equilibrate_core.errors import DataError, StageError
 from equilibrate_core.generations import summarise
 from equilibrate_core.records import NO_ANSWER, UNANSWERED, Generation
@@ -130,15 +130,7 @@ def _work(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     yield from manifest.inputs.items()
     yield from ((f"{name}, as run,", value) for name, value in manifest.resolved.items())
     yield from ((f"library {name}", version) for name, version in manifest.packages.items())
-    yield from _flat({n: value for n, value in manifest.config.items() if n != "shard"})
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    yield from flat_fields({n: value for n, value in manifest.config.items() if n != "shard"})
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ manifests (and what the harness says of itself) -> nothing, or one DataError tha
 and both values.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from equilibrate_core.artifacts import Manifest
+from equilibrate_core.artifacts import Manifest, flat_fields
 from equilibrate_core.errors import DataError
 
 PLACEMENT = frozenset(
@@ -104,12 +104,4 @@ def _check_equal(name: str, base: str, field: str, value: Any, other: Any) -> No
 def _conditions(manifest: Manifest, resolved: Collection[str]) -> dict[str, Any]:
     judges = {name: manifest.inputs[name] for name in JUDGES if name in manifest.inputs}
     outcomes = {field: manifest.resolved[field] for field in resolved}
-    return dict(_flat(manifest.config)) | outcomes | judges
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return dict(flat_fields(manifest.config)) | outcomes | judges
