@@ -15,6 +15,8 @@ from loaded libraries to a saved model, reference log-probs and token scores inc
     all_tokens   no masks: plain DPO
     fixed_size   micro-batches of TRL's size, whatever the rows' lengths
     wide         micro-batches of twice as many tokens
+    all_rewards  the reward model reads the pairs, too, though no mask looks at rewards (they are
+                 harmless pairs)
 """
 
 import argparse
@@ -171,7 +173,12 @@ def adpo(work: Path, out: Path, precision: str, variant: str) -> dict[str, float
         num_previews=0,
         max_kl_pairs=0,
     )
-    score_config = ScoreTokensConfig(max_length=MAX_LENGTH, batch_size=16, precision=precision)
+    score_config = ScoreTokensConfig(
+        max_length=MAX_LENGTH,
+        batch_size=16,
+        precision=precision,
+        rewards="all_pairs" if variant == "all_rewards" else "helpful_pairs",
+    )
 
     def score() -> None:
         score_tokens(

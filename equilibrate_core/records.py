@@ -102,18 +102,18 @@ class ScoredPair(Pair):
     chosen_segment_ids: list[int]
     """Index of the message (token, sentence or response) each token belongs to."""
     rejected_segment_ids: list[int]
-    chosen_rewards: list[float]
-    """Normalised reward read at each token."""
-    rejected_rewards: list[float]
+    chosen_rewards: list[float] | None
+    """Normalised reward read at each token; None where no mask asks for it."""
+    rejected_rewards: list[float] | None
     chosen_costs: list[float]
     """Scaled cost read at each token; 0 is the boundary between safe and harmful."""
     rejected_costs: list[float]
     chosen_reference_logps: list[float]
     """Natural-log probabilities under the reference model."""
     rejected_reference_logps: list[float]
-    chosen_initial_reward: float
+    chosen_initial_reward: float | None
     """Normalised reward read at the last prompt token (v_0 of `credit: delta`)."""
-    rejected_initial_reward: float
+    rejected_initial_reward: float | None
     chosen_initial_cost: float
     rejected_initial_cost: float
 

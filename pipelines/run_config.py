@@ -198,6 +198,18 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _rewards_suffice(self) -> Self:
+        policies = {"train_policy": self.train_policy, "train_control": self.train_control}
+        for name, policy in policies.items():
+            combined = policy is not None and policy.ama.score == "combined"
+            if combined and self.score_tokens.rewards != "all_pairs":
+                raise ValueError(
+                    f"{name}.ama.score: combined needs the rewards of all pairs; set "
+                    "score_tokens.rewards: all_pairs"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _baseline_says_something(self) -> Self:
         if (
             self.train_policy.ama.baseline == "response_mean"

@@ -12,6 +12,9 @@ class ScoreTokensConfig(StageConfig):
 
     segment: Literal["token", "sentence", "response"] = "token"
     """What shares one mask bit; `token` because the paper's figure keeps single words."""
+    rewards: Literal["helpful_pairs", "all_pairs"] = "helpful_pairs"
+    """Whose tokens the reward model reads: `score: by_dimension` masks harmless pairs by their
+    costs alone, `score: combined` needs the rewards of `all_pairs`."""
     max_length: int = Field(default=512, ge=16)
     """Tokens of prompt and answer; a pair with a longer side is dropped and counted."""
     batch_size: int = Field(default=16, ge=1)

@@ -8,6 +8,7 @@ train_pairs + scorers + reference model -> scored_pairs, with the pooled token m
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from equilibrate_core.logps import span_mask, token_logps
 from equilibrate_core.models import device, load_causal_lm, load_tokenizer
 from equilibrate_core.progress import Progress
 from equilibrate_core.records import Pair, ScoredPair
-from equilibrate_core.scorer import load_scorer, normalise, pad_token, token_values
+from equilibrate_core.scorer import check_scorer, load_scorer, normalise, pad_token, token_values
 from equilibrate_core.segments import segment_ids
 from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import dataset_draft, read_dataset, write_rows
@@ -51,7 +52,10 @@ def score_tokens(
     reference_model: Path,
     scored_pairs: Path,
 ) -> Metrics:
-    """Compute reward, cost and reference log-prob of every response token, once."""
+    """Compute reward, cost and reference log-prob of every response token, once.
+
+    The reward model reads the pairs whose masks depend on it: `config.rewards`.
+    """
     run = start_stage(
         "score_tokens",
         config,
@@ -63,7 +67,7 @@ def score_tokens(
     tokenizer = load_tokenizer(reference_model)
     counts = Counts()
     kept, answers = _encode(config, read_dataset(pairs, Pair), tokenizer, counts)
-    rewards = _scorer_pass(config, reward_model, "reward", tokenizer, answers)
+    rewards = _rewards(config, reward_model, tokenizer, kept, answers)
     costs = _scorer_pass(config, cost_model, "cost", tokenizer, answers)
     logps = _reference_pass(config, reference_model, tokenizer, answers)
     sides = [_side(config, *parts) for parts in zip(answers, rewards, costs, logps, strict=True)]
@@ -74,6 +78,7 @@ def score_tokens(
     metrics: Metrics = {
         "num_pairs": len(rows),
         "num_too_long": counts.dropped.get("too_long", 0),
+        "num_pairs_with_rewards": sum(row.chosen_rewards is not None for row in rows),
         "mean_reference_logp": _mean([p for table in logps for p in table.values]),
     }
     with dataset_draft(run, scored_pairs, ScoredPair) as draft:
@@ -109,6 +114,24 @@ def _encode(
             f"raise max_length {config.max_length} or give more pairs"
         )
     return kept, answers
+
+
+def _rewards(
+    config: ScoreTokensConfig,
+    folder: Path,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    answers: Sequence[Encoded],
+) -> list[TokenTable | None]:
+    """Rewards of the answers; None for those of pairs whose masks would not look at them."""
+    everywhere = config.rewards == "all_pairs"
+    is_read = [everywhere or pair.dimension == "helpful" for pair in pairs for _ in range(2)]
+    read = list(compress(answers, is_read))
+    if not read:
+        check_scorer(folder, "reward")
+        return [None] * len(answers)
+    tables = iter(_scorer_pass(config, folder, "reward", tokenizer, read))
+    return [next(tables) if each else None for each in is_read]
 
 
 def _scorer_pass(
@@ -194,7 +217,7 @@ def _pass(
 def _side(
     config: ScoreTokensConfig,
     answer: Encoded,
-    rewards: TokenTable,
+    rewards: TokenTable | None,
     costs: TokenTable,
     logps: TokenTable,
 ) -> dict[str, Any]:
@@ -203,10 +226,10 @@ def _side(
         "segment_ids": segment_ids(
             answer.response_text, answer.response_ends, segment=config.segment
         ),
-        "rewards": rewards.values,
+        "rewards": rewards.values if rewards else None,
         "costs": costs.values,
         "reference_logps": logps.values,
-        "initial_reward": rewards.initial,
+        "initial_reward": rewards.initial if rewards else None,
         "initial_cost": costs.initial,
     }
 

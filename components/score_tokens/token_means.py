@@ -16,7 +16,10 @@ TokenMeans = dict[str, dict[str, dict[str, float]]]
 
 
 def token_means(pairs: Sequence[ScoredPair]) -> TokenMeans:
-    """Per credit and dimension: `num_tokens` and the sums `reward`, `cost`, `positive_cost`."""
+    """Per credit and dimension: `num_tokens` and the sums `reward`, `cost`, `positive_cost`.
+
+    A dimension has no `reward` when the reward model did not read all its pairs.
+    """
     return {
         credit: {
             dimension: _sums([p for p in pairs if p.dimension == dimension], credit)
@@ -27,6 +30,7 @@ def token_means(pairs: Sequence[ScoredPair]) -> TokenMeans:
 
 
 def _sums(pairs: Sequence[ScoredPair], credit: Credit) -> dict[str, float]:
+    """Sums over the tokens of both sides; no `reward` where the pairs' tokens have none."""
     sums = {"num_tokens": 0.0, "reward": 0.0, "cost": 0.0, "positive_cost": 0.0}
     for p in pairs:
         for rewards, costs, initial_reward, initial_cost in (
@@ -38,12 +42,14 @@ def _sums(pairs: Sequence[ScoredPair], credit: Credit) -> dict[str, float]:
                 p.rejected_initial_cost,
             ),
         ):
-            reward_T = _credited(rewards, initial_reward, credit)
             cost_T = _credited(costs, initial_cost, credit)
-            sums["num_tokens"] += len(rewards)
-            sums["reward"] += float(reward_T.sum())
+            sums["num_tokens"] += len(costs)
             sums["cost"] += float(cost_T.sum())
             sums["positive_cost"] += float(cost_T.clamp(min=0).sum())
+            if rewards is None or initial_reward is None:
+                sums.pop("reward", None)
+            elif "reward" in sums:
+                sums["reward"] += float(_credited(rewards, initial_reward, credit).sum())
     return sums
 
 

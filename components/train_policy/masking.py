@@ -157,11 +157,12 @@ def _answer(pair: ScoredPair, side: Side, ama: AmaConfig) -> AnswerRow:
     def column(name: str) -> Any:
         return getattr(pair, f"{side}_{name}")
 
-    rewards_1T, costs_1T = (torch.tensor([column(name)]) for name in ("rewards", "costs"))
-    initial = {n: torch.tensor([column(f"initial_{n}")]) for n in ("reward", "cost")}
+    costs_1T = _credit(column("costs"), column("initial_cost"), ama)
+    rewards, initial_reward = column("rewards"), column("initial_reward")
     scores_1T = token_scores(
-        token_credit(rewards_1T, initial["reward"], credit=ama.credit),
-        token_credit(costs_1T, initial["cost"], credit=ama.credit),
+        # Without rewards the score has no use for any.
+        torch.zeros_like(costs_1T) if rewards is None else _credit(rewards, initial_reward, ama),
+        costs_1T,
         torch.tensor([pair.dimension == "harmless"]),
         score=ama.score,
         cost_weight=ama.cost_weight,
@@ -171,9 +172,13 @@ def _answer(pair: ScoredPair, side: Side, ama: AmaConfig) -> AnswerRow:
         reference_logps=column("reference_logps"),
         segment_ids=column("segment_ids"),
         scores=scores_1T[0],
-        costs=costs_1T[0],
+        costs=torch.tensor(column("costs")),
         mask=torch.ones(len(column("token_ids")), dtype=torch.bool),
     )
+
+
+def _credit(values: Sequence[float], initial: float, ama: AmaConfig) -> Tensor:
+    return token_credit(torch.tensor([values]), torch.tensor([initial]), credit=ama.credit)
 
 
 def _masked_answer(row: PolicyRow, side: Side, ama: AmaConfig, baseline: float | None) -> AnswerRow:

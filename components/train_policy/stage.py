@@ -93,10 +93,29 @@ def training_rows(config: TrainPolicyConfig, scored_pairs: Path, counts: Counts)
 
 def masked_rows(config: TrainPolicyConfig, scored_pairs: Path) -> list[PolicyRow]:
     """All rows with the masks of the configured loss; all-ones where those depend on the batch."""
-    rows = [policy_row(pair, config.ama) for pair in read_dataset(scored_pairs, ScoredPair)]
+    pairs = read_dataset(scored_pairs, ScoredPair)
+    _check_rewards(config, pairs, scored_pairs)
+    rows = [policy_row(pair, config.ama) for pair in pairs]
     if config.loss == "dpo" or config.ama.baseline == "batch_mean":
         return rows
     return _with_masks(config, rows, _fixed_baseline(config, scored_pairs))
+
+
+def _check_rewards(
+    config: TrainPolicyConfig, pairs: Sequence[ScoredPair], scored_pairs: Path
+) -> None:
+    """Raise ConfigError where the score needs rewards that nobody read."""
+    lacking = sum(
+        pair.chosen_rewards is None
+        and (config.ama.score == "combined" or pair.dimension == "helpful")
+        for pair in pairs
+    )
+    if lacking:
+        raise ConfigError(
+            f"{scored_pairs}: {lacking} of {len(pairs)} pairs have no token rewards, which "
+            f"train_policy.ama.score: {config.ama.score} needs; run score_tokens with rewards: "
+            "all_pairs"
+        )
 
 
 def _check_reference(config: TrainPolicyConfig, run: StageRun, scored_pairs: Path) -> None:

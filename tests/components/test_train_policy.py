@@ -24,7 +24,7 @@ from components.train_policy.masking import (
     randomly_masked,
 )
 from components.train_policy.objective import PolicyObjective
-from components.train_policy.stage import train_policy, training_rows
+from components.train_policy.stage import masked_rows, train_policy, training_rows
 from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.stage import train_scorer
 from equilibrate_core.artifacts import Counts, read_manifest
@@ -32,6 +32,7 @@ from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import encode_answer
 from equilibrate_core.errors import ArtifactError, ConfigError, ModelError
 from equilibrate_core.logps import span_mask, token_logps
+from equilibrate_core.masks import Score
 from equilibrate_core.models import load_causal_lm, load_tokenizer
 from equilibrate_core.records import Pair, ScoredPair
 from equilibrate_core.scorer import load_scorer, normalise, token_values
@@ -77,6 +78,23 @@ def scored(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     held_out = [make_pair(f"And {i}?", f"no no, not {i}", f"yes yes, do {i}") for i in range(6)]
     as_dataset(root / "eval", held_out)
     return {name: root / name for name in ("pairs", "reward", "cost", "scored", "eval")}
+
+
+@pytest.fixture(scope="module")
+def rewarded(
+    scored: dict[str, Path], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The scored pairs with the rewards of harmless ones, too."""
+    path = tmp_path_factory.mktemp("rewarded") / "scored"
+    score_tokens(
+        FLOAT32.model_copy(update={"max_length": 256, "rewards": "all_pairs"}),
+        pairs=scored["pairs"],
+        reward_model=scored["reward"],
+        cost_model=scored["cost"],
+        reference_model=tiny_model,
+        scored_pairs=path,
+    )
+    return path
 
 
 def train(scored: dict[str, Path], base: Path, policy: Path, **changes: object) -> dict:
@@ -243,6 +261,9 @@ def test_neither_row_order_nor_batches_change_the_scores(
         for side in ("chosen", "rejected"):
             for name in ("rewards", "costs", "reference_logps"):
                 found = getattr(pair, f"{side}_{name}")
+                if name == "rewards" and pair.dimension == "harmless":
+                    assert found is None
+                    continue
                 assert found == pytest.approx(getattr(before[pair.id], f"{side}_{name}"), abs=1e-4)
 
 
@@ -343,16 +364,61 @@ def test_pairs_with_an_empty_mask_are_dropped_and_counted(scored: dict[str, Path
     counts.check()
 
 
-def test_dataset_mean_is_the_mean_over_all_response_tokens(scored: dict[str, Path]) -> None:
-    pairs = read_dataset(scored["scored"], ScoredPair)
-    means = json.loads((scored["scored"] / "token_means.json").read_text())
-    assert means == token_means(pairs)
-    for credit in ("value", "delta"):
-        for score in ("by_dimension", "combined"):
+@pytest.mark.parametrize("score", ["by_dimension", "combined"])
+def test_dataset_mean_is_the_mean_over_all_response_tokens(
+    scored: dict[str, Path], rewarded: Path, score: Score
+) -> None:
+    for folder in (scored["scored"], rewarded) if score == "by_dimension" else (rewarded,):
+        pairs = read_dataset(folder, ScoredPair)
+        means = json.loads((folder / "token_means.json").read_text())
+        assert means == token_means(pairs)
+        for credit in ("value", "delta"):
             ama = AmaConfig(credit=credit, score=score, cost_weight=0.7)
             rows = [policy_row(pair, ama) for pair in pairs]
             tokens = torch.cat([s.scores for r in rows for s in (r.chosen, r.rejected)])
             assert dataset_mean(ama, means) == pytest.approx(tokens.mean().item(), abs=1e-5)
+
+
+def test_rewards_are_read_where_masks_depend_on_them_and_change_no_mask(
+    scored: dict[str, Path], rewarded: Path
+) -> None:
+    lean, full = (read_dataset(folder, ScoredPair) for folder in (scored["scored"], rewarded))
+    has_reward = {(p.dimension, p.chosen_rewards is not None) for p in lean}
+    assert has_reward == {("harmless", False), ("helpful", True)}
+    assert all(p.chosen_rewards and p.rejected_rewards for p in full)
+    assert (
+        json.loads((scored["scored"] / "metrics.json").read_text())["num_pairs_with_rewards"] == 8
+    )
+    for baseline in ("zero", "dataset_mean", "response_mean", "batch_mean"):
+        settings = TrainPolicyConfig(ama=AmaConfig(baseline=baseline, credit="delta", min_kept=0.0))
+        masks, scores = [], []
+        for folder in (scored["scored"], rewarded):
+            rows = masked_rows(settings, folder)
+            sides = [side for row in rows for side in (row.chosen, row.rejected)]
+            masks.append([side.mask.tolist() for side in sides])
+            scores.append(torch.cat([side.scores for side in sides]))
+        assert masks[0] == masks[1]
+        # Batches of other rows together round differently.
+        assert torch.allclose(scores[0], scores[1], atol=1e-5)
+
+
+def test_a_score_that_needs_the_rewards_nobody_read_is_refused(
+    scored: dict[str, Path], rewarded: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    combined = AmaConfig(score="combined")
+    message = "16 of 24 pairs have no token rewards.*run score_tokens with rewards: all_pairs"
+    with pytest.raises(ConfigError, match=message):
+        train(scored, tiny_model, tmp_path / "policy", ama=combined)
+    train(scored | {"scored": rewarded}, tiny_model, tmp_path / "policy", ama=combined)
+
+
+def test_pairs_without_use_for_the_reward_model_still_need_one(
+    scored: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    given = {"cost_model": scored["cost"], "reference_model": tiny_model, "pairs": scored["eval"]}
+    score_tokens(FLOAT32, reward_model=scored["reward"], scored_pairs=tmp_path / "scored", **given)
+    pairs = read_dataset(tmp_path / "scored", ScoredPair)
+    assert [p.rejected_initial_reward for p in pairs] == [None] * 6
 
 
 def test_batch_mean_does_not_depend_on_micro_batches(

@@ -115,6 +115,15 @@ def test_a_control_of_another_precision_is_refused() -> None:
         parse_config(values(train_control=control), RunConfig, "run.yaml")
 
 
+@pytest.mark.parametrize("policy", ["train_policy", "train_control"])
+def test_a_score_that_needs_rewards_of_pairs_nobody_reads_is_refused(policy: str) -> None:
+    changed = {policy: values()["train_policy"] | {"ama": {"score": "combined"}}}
+    with pytest.raises(ConfigError, match=rf"{policy}\.ama\.score: combined needs the rewards"):
+        parse_config(values(**changed), RunConfig, "run.yaml")
+    read = values()["score_tokens"] | {"rewards": "all_pairs"}
+    parse_config(values(**changed, score_tokens=read), RunConfig, "run.yaml")
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_every_task_sees_its_own_section_and_code(tmp_path: Path) -> None:
     config = load_run(LAPTOP)
