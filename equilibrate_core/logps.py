@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from equilibrate_core.batches import PaddedBatch, hidden_states
@@ -20,6 +22,8 @@ from equilibrate_core.plain_head import has_plain_head
 
 VOCABULARY_CHUNK = 256
 """Tokens projected to the vocabulary at a time: bounds memory to chunk x V floats."""
+ROWS = 32
+"""Tokens whose logits are worked on at a time, so that they stay in a processor's cache."""
 
 
 def span_mask(starts: Sequence[int], ends: Sequence[int], length: int) -> Tensor:
@@ -70,11 +74,40 @@ def _hidden_at(model: Any, batch: PaddedBatch, wanted_NL: Tensor) -> tuple[Tenso
 
 
 def _gather(project: Any, hidden_KD: Tensor, targets_K: Tensor) -> Tensor:
-    logits_KV = project(hidden_KD)
-    if logits_KV.dtype != torch.float64:
-        logits_KV = logits_KV.float()
-    chosen_K = logits_KV.gather(-1, targets_K[:, None]).squeeze(-1)
-    return chosen_K - logits_KV.logsumexp(dim=-1)
+    return _ChosenLogps.apply(project(hidden_KD), targets_K)  # pyright: ignore[reportReturnType]
+
+
+class _ChosenLogps(Function):
+    """log-softmax read at the targets, whose gradient takes the place of the logits.
+
+    What autograd would hold beside them (the gradients of gather and logsumexp, their sum) is three
+    times as large as they are, at the moment when every activation of the body is there, too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_KV: Tensor, targets_K: Tensor) -> Tensor:
+        sums_K = torch.cat([_wide(block).logsumexp(-1) for block in logits_KV.split(ROWS)])
+        ctx.save_for_backward(logits_KV, targets_K, sums_K)
+        return _wide(logits_KV.gather(-1, targets_K[:, None]).squeeze(-1)) - sums_K
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_K: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
+        logits_KV, targets_K, sums_K = ctx.saved_tensors
+        parts = (logits_KV, targets_K[:, None], sums_K[:, None], gradient_K[:, None])
+        for block, targets, sums, gradient in zip(
+            *(part.split(ROWS) for part in parts), strict=True
+        ):
+            wide = _wide(block).sub_(sums).exp_().mul_(-gradient)
+            wide.scatter_add_(-1, targets, gradient)
+            if wide is not block:
+                block.copy_(wide)
+        return logits_KV.detach(), None
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float32 at least; the very tensor where it is."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _num_chunks(project: Any, hidden_KD: Tensor) -> int:

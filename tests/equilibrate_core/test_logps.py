@@ -8,7 +8,7 @@ import torch
 
 from equilibrate_core.batches import PaddedBatch
 from equilibrate_core.chat import encode_answer
-from equilibrate_core.logps import VOCABULARY_CHUNK, span_mask, token_logps
+from equilibrate_core.logps import ROWS, VOCABULARY_CHUNK, _ChosenLogps, span_mask, token_logps
 from equilibrate_core.models import load_causal_lm, load_tokenizer
 from equilibrate_core.records import Message
 
@@ -99,3 +99,31 @@ def test_every_chunk_but_the_last_is_computed_again_for_the_backward_pass(
     monkeypatch.setattr("equilibrate_core.logps.VOCABULARY_CHUNK", 7)
     response_logps(model, [row], [1], 0).sum().backward()
     assert len(calls) == num_calls
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 0.0)]
+)
+def test_the_gradient_of_chosen_log_probs_is_autograds_own(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    num_tokens = 2 * ROWS + 3
+    weights_K = torch.randn(num_tokens, dtype=torch.float64).to(max_with_float32(dtype))
+    targets_K = torch.randint(50, (num_tokens,))
+    start = torch.randn(num_tokens, 50).mul(3).to(dtype)
+    found, expected = start.clone().requires_grad_(), start.clone().requires_grad_()
+    logps_K = _ChosenLogps.apply(found * 1, targets_K)  # the gradient takes a result's place
+    table_KV = expected.to(max_with_float32(dtype)).log_softmax(-1)
+    by_hand_K = table_KV.gather(-1, targets_K[:, None])[:, 0]
+    torch.testing.assert_close(logps_K, by_hand_K, atol=4e-6, rtol=0)
+    (logps_K * weights_K).sum().backward()
+    (by_hand_K * weights_K).sum().backward()
+    # In bfloat16 the gradient is rounded once, at the end, as autograd rounds it.
+    last_place = 2.0**-8 * expected.grad.abs() if dtype == torch.bfloat16 else 0.0
+    assert ((found.grad - expected.grad).abs() <= last_place + tolerance).all()
+    assert torch.equal(found.detach(), start)
+
+
+def max_with_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
