@@ -36,6 +36,16 @@ def smollm2() -> Path:
     return convert_small_model()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--real-pairs",
+        type=Path,
+        help="artifact of pairs (import_data's): exactness is measured on its rows instead of the "
+        "tests' own conversations",
+    )
+    parser.addoption("--num-real-pairs", type=int, default=32, help="how many of its rows")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The longest file first: with two workers nothing is left to wait for at the end.
     items.sort(key=lambda item: "test_local_run" not in item.nodeid)

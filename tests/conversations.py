@@ -4,7 +4,12 @@ English and Chinese, one to five turns; emoji (also joined ones), CRLF, tabs, le
 spaces, an empty system message, code, a text that ends in white space.
 """
 
-from equilibrate_core.records import Message, Role
+from collections.abc import Sequence
+
+import pytest
+
+from equilibrate_core.records import Message, Pair, Role
+from equilibrate_core.tables import read_dataset
 
 Conversation = tuple[tuple[Message, ...], str, str]
 """Messages that wait for an answer, the better answer, the worse one."""
@@ -85,3 +90,12 @@ CONVERSATIONS: tuple[Conversation, ...] = (
 )
 FEW = CONVERSATIONS[1:3]
 """One in English and one in Chinese: as many as a real model can read in a test's time."""
+
+
+def talks_of(config: pytest.Config, *, few: bool) -> Sequence[Conversation]:
+    """The conversations above, or those of `--real-pairs`; `few` for a model that is slow."""
+    folder, number = config.getoption("--real-pairs"), config.getoption("--num-real-pairs")
+    if folder is None:
+        return FEW if few else CONVERSATIONS
+    pairs = read_dataset(folder, Pair)[: number // 4 if few else number]
+    return [(pair.messages, pair.chosen, pair.rejected) for pair in pairs]

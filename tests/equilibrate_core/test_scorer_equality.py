@@ -26,7 +26,7 @@ from equilibrate_core.scorer import (
     score_responses,
     token_values,
 )
-from tests.conversations import CONVERSATIONS, FEW, Conversation
+from tests.conversations import Conversation, talks_of
 from tests.equilibrate_core.exact_rows import examples, padded
 
 CONSTANTS = ScorerConstants(kind="cost", center=0.0, scale=2.0, token_wise=True)
@@ -70,7 +70,8 @@ def peers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Peers]:
     is_small = request.param == "smollm2"
-    dtype, talks = ("float32", FEW) if is_small else ("float64", CONVERSATIONS)
+    dtype = "float32" if is_small else "float64"
+    talks = talks_of(request.config, few=is_small)
     folder = tmp_path_factory.mktemp("scorer") / "scorer"
     model, tokenizer = new_scorer_model(request.getfixturevalue(request.param), seed=3, dtype=dtype)
     save_scorer(folder, model, tokenizer, CONSTANTS)

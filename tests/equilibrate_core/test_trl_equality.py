@@ -1,4 +1,4 @@
-"""Log-probs and DPO loss equal TRL's, on real conversations and identical token ids.
+"""Log-probs, DPO loss and its gradient equal TRL's, on real conversations and identical token ids.
 
 1e-9 in float64 on a random two-layer model with a ChatML and a Llama-3 style template, 1e-4 on
 SmolLM2 in float32. TRL 1.16's fused head sums in float32 whatever the model runs in, so in float64
@@ -22,7 +22,7 @@ from components.train_policy.objective import PolicyObjective
 from equilibrate_core.logps import token_logps
 from equilibrate_core.losses import adpo_loss, dpo_loss
 from equilibrate_core.models import load_causal_lm, load_tokenizer
-from tests.conversations import CONVERSATIONS, FEW, Conversation
+from tests.conversations import Conversation, talks_of
 from tests.equilibrate_core.exact_rows import Example, examples, padded
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and its libraries' own
@@ -135,7 +135,8 @@ def make_peers(folder: Path, work: Path, dtype: str, talks: Sequence[Conversatio
 def peers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Peers:
     folder: Path = request.getfixturevalue(request.param)
     is_real = request.param == "smollm2"
-    dtype, talks = ("float32", FEW) if is_real else ("float64", CONVERSATIONS)
+    dtype = "float32" if is_real else "float64"
+    talks = talks_of(request.config, few=is_real)
     return make_peers(folder, tmp_path_factory.mktemp("trl"), dtype, talks)
 
 
@@ -219,3 +220,30 @@ def test_the_objective_that_training_runs_equals_trls_loss(peers: Peers) -> None
     with torch.no_grad():
         ours = objective(policy_rows(peers))["loss"].mean().item()
     assert ours == pytest.approx(peers.their_loss, **peers.tolerance)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_gradient_that_training_uses_equals_trls(
+    peers: Peers, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shared:
+        monkeypatch.setattr("equilibrate_core.batches.SHARING_MODELS", frozenset())
+    objective = PolicyObjective(peers.policy, beta=BETA, pad_id=0, precision="float32")
+    ours = gradients(peers.policy, objective(policy_rows(peers))["loss"].mean())
+    model = Float64Head(peers.policy) if peers.is_exact else peers.trainer.model
+    loss = peers.trainer._compute_loss(model, peers.inputs(peers.rows), return_outputs=False)
+    theirs = gradients(peers.policy, loss)
+    assert theirs.norm() > 0.1
+    # Transformers' RMSNorm computes in float32 whatever it is given, and its gradient sums over
+    # tokens: how they lie in rows shows in float32's last places.
+    tolerance = 1e-6 if shared and peers.is_exact else peers.tolerance["abs"]
+    assert (ours - theirs).norm() <= tolerance * theirs.norm()
+
+
+def gradients(model: Any, loss: Tensor) -> Tensor:
+    """The gradient of all weights in one row; the model is left without any."""
+    model.zero_grad()
+    loss.backward()
+    found = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    model.zero_grad()
+    return found
