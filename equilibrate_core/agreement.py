@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from equilibrate_core.metrics import RESAMPLES, Estimate, Floats, constant_slack, interval
+from equilibrate_core.metrics import RESAMPLES, Estimate, Floats, interval, least_width
+
+NO_CHANCE_LEFT = 1e-12
+"""What rounding leaves of 1 - chance where only one class occurs."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,16 @@ def agreement(
     matrix = confusion_matrix(labels, gold, order)
     num, beyond_chance = len(gold), 1 - float(_chance(matrix[None])[0])
     kinds, repeats = _drawn_together(labels, gold, groups, order)
-    draws, slack = _bootstrap_matrices(kinds, repeats, np.random.default_rng(seed), resamples)
-    # An error costs kappa what it costs accuracy, over 1 - chance.
-    kappa_slack = slack / beyond_chance if beyond_chance > 1e-12 else 0.0
-    widened = ((_accuracy, slack, 0.0), (_macro_f1, slack, 0.0), (_kappa, kappa_slack, -1.0))
-    figures = [
-        Estimate(float(function(matrix[None])[0]), *interval(function(draws), own, floor), num)
-        for function, own, floor in widened
-    ]
+    draws = _bootstrap_matrices(kinds, repeats, np.random.default_rng(seed), resamples)
+    # An error costs kappa what it costs accuracy, over 1 - chance; with one class that is anything.
+    least = least_width([_right_and_given(kinds, repeats)])
+    kappa_least = least / max(beyond_chance, NO_CHANCE_LEFT)
+    widened = ((_accuracy, least, 0.0), (_macro_f1, least, 0.0), (_kappa, kappa_least, -1.0))
+    figures: list[Estimate] = []
+    for function, width, floor in widened:
+        value, (low, high) = float(function(matrix[None])[0]), interval(function(draws))
+        low, high = max(min(low, value - width), floor), min(max(high, value + width), 1.0)
+        figures.append(Estimate(value, low, high, num))
     rows = tuple(tuple(int(cell) for cell in row) for row in matrix)
     majority = float(matrix.sum(axis=1).max() / num)
     return Agreement(order, rows, num, figures[0], figures[1], figures[2], majority)
@@ -117,17 +122,20 @@ def _drawn_together(
 
 def _bootstrap_matrices(
     kinds: NDArray[np.int64], repeats: NDArray[np.int64], rng: np.random.Generator, resamples: int
-) -> tuple[NDArray[np.int64], float]:
-    """Matrices of resampled items, shape (resamples, gold, given), and the slack of accuracy.
+) -> NDArray[np.int64]:
+    """Matrices of resampled items, shape (resamples, gold, given).
 
     Drawing with replacement is a multinomial draw over what can be drawn.
     """
     num = int(repeats.sum())
     weights = rng.multinomial(num, repeats / num, size=resamples)
+    return np.asarray(np.tensordot(weights, kinds, axes=1), dtype=np.int64)
+
+
+def _right_and_given(kinds: NDArray[np.int64], repeats: NDArray[np.int64]) -> Floats:
+    """Right labels and all labels of every item or group, as metrics' tables have them."""
     right, given = np.trace(kinds, axis1=1, axis2=2), kinds.sum(axis=(1, 2))
-    table = np.repeat(np.stack([right, given], axis=1).astype(np.float64), repeats, axis=0)
-    draws = np.asarray(np.tensordot(weights, kinds, axes=1), dtype=np.int64)
-    return draws, constant_slack(table)
+    return np.repeat(np.stack([right, given], axis=1).astype(np.float64), repeats, axis=0)
 
 
 def _accuracy(matrices: NDArray[np.int64]) -> Floats:
@@ -147,7 +155,7 @@ def _kappa(matrices: NDArray[np.int64]) -> Floats:
     observed = np.trace(shares, axis1=1, axis2=2)
     chance = _chance(matrices)
     gap = observed - chance
-    return np.divide(gap, 1 - chance, out=np.zeros(gap.shape), where=chance < 1 - 1e-12)
+    return np.divide(gap, 1 - chance, out=np.zeros(gap.shape), where=chance < 1 - NO_CHANCE_LEFT)
 
 
 def _chance(matrices: NDArray[np.int64]) -> Floats:

@@ -31,10 +31,16 @@ from equilibrate_core.completions import (
 )
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.generator_dtype import resolve_dtype
-from equilibrate_core.label_tokens import first_tokens, label_completion, label_logps
+from equilibrate_core.label_tokens import (
+    TOP_LOGPROBS,
+    first_tokens,
+    label_completion,
+    label_logps,
+)
 from equilibrate_core.models import load_causal_lm, load_tokenizer
+from equilibrate_core.told_labels import LabelReader, Listed
 
-# N = rows in the batch, P = prompt tokens, V = vocabulary
+# N = rows in the batch, P = prompt tokens, V = vocabulary, K = tokens listed
 MIN_SHARED_TOKENS = 32  # a shorter common opening is not worth a pass of its own
 
 
@@ -83,13 +89,14 @@ class TransformersGenerator:
         if choices is not None and schema is None and sampling.top_p == 1:
             labels = first_tokens(self.tokenizer, choices)
         grammar = None if labels else self._grammar(schema, choices)
+        reader = LabelReader.of(self.tokenizer, schema)
         shared = self._shared_cache(requests)
         for start in range(0, len(requests), self.batch_size):
             batch = requests[start : start + self.batch_size]
             completions = (
                 self._run_labels(batch, sampling, labels, shared)
                 if labels
-                else self._run(batch, sampling, grammar, shared)
+                else self._run(batch, sampling, grammar, shared, reader)
             )
             for request, completion in zip(batch, completions, strict=True):
                 done[request.row] = completion
@@ -106,13 +113,23 @@ class TransformersGenerator:
         sampling: Sampling,
         grammar: xgrammar.CompiledGrammar | None,
         shared: DynamicCache | None,
+        reader: LabelReader | None,
     ) -> list[Completion]:
         processors: list[Any] = [GrammarProcessor(grammar)] if grammar is not None else []
+        draw = None
         if sampling.temperature > 0:
-            processors.append(SeededSampling(sampling, [request.seed for request in batch]))
+            draw = SeededSampling(sampling, [request.seed for request in batch])
+        told = ToldTokens(draw) if reader else None
+        processors += [last for last in (told or draw,) if last]
         out, width = self._decode(batch, shared, sampling.max_tokens, processors)
         rows = out.sequences[:, width:].tolist()
-        return [completion_of(self.tokenizer, ids, self.stops) for ids in rows]
+        done = [completion_of(self.tokenizer, ids, self.stops) for ids in rows]
+        if reader is None or told is None:
+            return done
+        return [
+            reader.read(completion, ids, told.of_row(row))
+            for row, (completion, ids) in enumerate(zip(done, rows, strict=True))
+        ]
 
     @torch.inference_mode()
     def _run_labels(
@@ -214,6 +231,36 @@ class SeededSampling(LogitsProcessor):
             [torch.rand(logits_NV.shape[1], generator=stream) for stream in self.streams]
         ).clamp_(min=1e-20)
         return logits_NV - torch.log(-torch.log(uniform_NV)).to(logits_NV.device)
+
+
+class ToldTokens(LogitsProcessor):
+    """Notes of every step the likeliest tokens and the one taken, with their log-probs.
+
+    Stands behind the grammar and before `draw`: `told_labels` says why. Of a step it keeps a few
+    numbers a row, not the vocabulary's.
+    """
+
+    def __init__(self, draw: LogitsProcessor | None) -> None:
+        self.draw = draw
+        self._steps: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """The scores that `draw` makes, or those given; the largest of a row is the token taken."""
+        logps_NV = scores.float().log_softmax(dim=-1)
+        drawn_NV = self.draw(input_ids, scores) if self.draw else scores
+        top_NK = logps_NV.topk(min(TOP_LOGPROBS, logps_NV.shape[1])).indices
+        ids_NK = torch.cat([drawn_NV.argmax(dim=-1, keepdim=True), top_NK], dim=1)
+        self._steps.append((ids_NK, logps_NV.gather(1, ids_NK)))
+        return drawn_NV
+
+    def of_row(self, row: int) -> Listed:
+        """What was noted of one row, step by step."""
+
+        def listed(step: int) -> dict[int, float]:
+            ids_NK, logps_NK = self._steps[step]
+            return dict(zip(ids_NK[row].tolist(), logps_NK[row].tolist(), strict=True))
+
+        return listed
 
 
 def common_opening(rows: Sequence[list[int]]) -> list[int]:

@@ -21,8 +21,15 @@ from equilibrate_core.completions import (
 from equilibrate_core.errors import StageError
 from equilibrate_core.generator_config import GeneratorConfig, Sampling
 from equilibrate_core.generator_dtype import resolve_dtype
-from equilibrate_core.label_tokens import first_tokens, label_completion, label_logps
+from equilibrate_core.label_tokens import (
+    TOP_LOGPROBS,
+    closed_set,
+    first_tokens,
+    label_completion,
+    label_logps,
+)
 from equilibrate_core.models import check_model_folder, load_tokenizer
+from equilibrate_core.told_labels import LabelReader, Listed
 from equilibrate_core.vllm_process import device_options, start_errors, stop, vllm_process
 
 
@@ -74,16 +81,22 @@ class VllmGenerator:
             )
         except Exception as error:  # the engine process died: no row can be answered any more
             raise StageError(f"vllm stopped while generating: {error}") from error
+        reader = LabelReader.of(self.tokenizer, schema)
         for request, output in zip(requests, outputs, strict=True):
             answer = output.outputs[0]
             done[request.row] = (
                 label_completion(_label_logps(labels, answer), sampling, request.seed)
                 if labels
-                else completion_of(self.tokenizer, list(answer.token_ids), self.stops)
+                else self._completion(answer, reader)
             )
             if on_answer:
                 on_answer(request.row, done[request.row])
         return in_order(len(conversations), done)
+
+    def _completion(self, answer: Any, reader: LabelReader | None) -> Completion:
+        ids = list(answer.token_ids)
+        completion = completion_of(self.tokenizer, ids, self.stops)
+        return reader.read(completion, ids, _listed(answer)) if reader else completion
 
 
 @contextmanager
@@ -119,6 +132,7 @@ def sampling_params(
         structured = StructuredOutputsParams(json=schema, disable_any_whitespace=True)
     elif choices is not None:
         structured = StructuredOutputsParams(choice=list(choices))
+    has_labels = schema is not None and closed_set(schema) is not None
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -127,6 +141,8 @@ def sampling_params(
         stop_token_ids=list(stops),
         detokenize=False,
         structured_outputs=structured,
+        logprobs=TOP_LOGPROBS if has_labels else None,
+        flat_logprobs=has_labels,
     )
 
 
@@ -147,6 +163,10 @@ def label_params(labels: dict[int, str]) -> Any:
 def _label_logps(labels: dict[int, str], answer: Any) -> dict[str, float]:
     first = answer.logprobs[0]
     return label_logps(labels, {token: first[token].logprob for token in labels})
+
+
+def _listed(answer: Any) -> Listed:
+    return lambda step: {token: told.logprob for token, told in answer.logprobs[step].items()}
 
 
 def _start(config: GeneratorConfig, model_path: Path) -> Any:

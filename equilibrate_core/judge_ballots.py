@@ -10,6 +10,7 @@ from functools import partial
 from equilibrate_core.completions import Completion, Generator, OnAnswer
 from equilibrate_core.endpoint_breaker import EndpointDown
 from equilibrate_core.errors import StageError
+from equilibrate_core.generator import resolved_fields
 from equilibrate_core.generator_config import Sampling
 from equilibrate_core.judge_confidence import CONTENT_FREE, calibrated, label_priors
 from equilibrate_core.judge_config import JudgeConfig
@@ -88,6 +89,7 @@ class Booth:
     generator: Generator
     question: Question
     config: JudgeConfig
+    """With a ledger its `judge` is settled: what `auto` comes to decides which verdicts are its."""
     judge: str
     ledger: Ledger | None
 
@@ -110,6 +112,8 @@ class Booth:
         asked = {**sampling.model_dump(), "schema": schema, "choices": choices}
         if config.judge.endpoint_url:  # two servers may call their models alike
             asked["url"] = config.judge.endpoint_url
+        else:
+            asked |= resolved_fields("judge", config.judge)
         if config.judge.endpoint_logprobs:  # an answer without them is another answer
             asked["logprobs"] = True
         if config.judge.endpoint_structured != "json_schema":

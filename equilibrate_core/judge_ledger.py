@@ -1,7 +1,8 @@
 """What a judge has answered so far, on disk as it comes, so that a restart asks nothing twice.
 
-Answers are found again by what was asked: judge, sampling, constraint and text. Changed prompts,
-models or rows are therefore asked anew, and row order or shards do not matter.
+Answers are found again by what was asked: judge, backend, precision, sampling, constraint and text.
+Changed prompts, models or rows are therefore asked anew, so is a retry on a machine where `auto`
+comes to something else, and row order or shards do not matter.
 """
 
 import json

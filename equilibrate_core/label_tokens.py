@@ -108,6 +108,27 @@ def bounds_of_bare(tokens: Sequence[Mapping[str, Any]], labels: Sequence[str]) -
     return _bounds(_bare_token(tokens, labels))
 
 
+def verdict_place(texts: Sequence[str], schema: JsonSchema) -> tuple[int, int] | None:
+    """Index of the token in which a JSON answer's label begins, and its characters before that.
+
+    `texts` are those of the answer's tokens. None when there is no such place.
+    """
+    closed = closed_set(schema)
+    if closed is None:
+        return None
+    text = "".join(texts)
+    key = text.rfind(json.dumps(closed[0]))
+    quote = text.find('"', text.find(":", key) + 1) if key >= 0 else -1
+    if quote < 0:
+        return None
+    start = 0
+    for index, token in enumerate(texts):
+        if start + len(token) > quote + 1:
+            return index, quote + 1 - start
+        start += len(token)
+    return None
+
+
 Verdict = tuple[Mapping[str, Any], str, Sequence[str]]
 """The token with which the verdict begins, its text before the label, and the labels."""
 
@@ -145,21 +166,12 @@ def _bare_token(tokens: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> V
 
 def _verdict_token(tokens: Sequence[Mapping[str, Any]], schema: JsonSchema) -> Verdict | None:
     closed = closed_set(schema)
-    if closed is None:
+    place = verdict_place([token["token"] for token in tokens], schema)
+    if closed is None or place is None:
         return None
-    field, labels = closed
-    text = "".join(token["token"] for token in tokens)
-    key = text.rfind(json.dumps(field))
-    quote = text.find('"', text.find(":", key) + 1) if key >= 0 else -1
-    if quote < 0:
-        return None
-    start = 0
-    for token in tokens:
-        end = start + len(token["token"])
-        if end > quote + 1:
-            return token, token["token"][: quote + 1 - start], labels
-        start = end
-    return None
+    index, num_before = place
+    token = tokens[index]
+    return token, token["token"][:num_before], closed[1]
 
 
 def _alternatives(

@@ -176,21 +176,10 @@ def _permutation_p(tables: Sequence[Floats], rng: np.random.Generator, resamples
     return (1 + reached) / (1 + resamples)
 
 
-def interval(draws: Floats, slack: float = 0.0, floor: float = 0.0) -> tuple[float, float]:
-    """Percentile interval; with `slack` it is widened inside [floor, 1]."""
+def interval(draws: Floats) -> tuple[float, float]:
+    """Percentile interval of resampled figures."""
     low, high = (float(bound) for bound in np.quantile(draws, [TAIL, 1 - TAIL]))
-    return (max(low - slack, floor), min(high + slack, 1.0)) if slack else (low, high)
-
-
-def constant_slack(table: Floats) -> float:
-    """What to widen an interval by where values between 0 and 1 are the same for every item.
-
-    The bootstrap of such a sample has no width, as if 20 of 20 were a certainty. The exact
-    (Clopper-Pearson) bound for "no exception in n trials" takes its place. Credits in between, ½
-    for a tie, are as undecided as coin flips of that mean, so the normal width of those is the
-    least for them. Unbounded scores have no such bound and keep the width they have.
-    """
-    return _constant_width([table], 1)
+    return low, high
 
 
 def _allowed(
@@ -200,13 +189,9 @@ def _allowed(
 
     Constant strata have no part in the draws: their width, exact over all of them, is an error
     independent of the draws, and widths of independent errors add up in squares, each side by
-    itself (Zou and Donner 2008, the "MOVER"). The least width is that of samples of these sizes
-    without any exception: it depends on sizes alone, so nothing that fell is held for surer than
-    what stayed the same.
+    itself (Zou and Donner 2008, the "MOVER").
     """
-    constant = _constant_width(tables, len(tables))
-    counted = [len(table) for table in tables if _is_counted(table)]
-    least = max(constant, unseen_share(counted, len(tables)))
+    constant, least = _constant_width(tables, len(tables)), least_width(tables)
     if not least:
         return ends
     down, up = (
@@ -214,6 +199,17 @@ def _allowed(
         for width in (value - ends[0], ends[1] - value)
     )
     return max(value - down, floor), min(value + up, 1.0)
+
+
+def least_width(tables: Sequence[Floats]) -> float:
+    """Least width on either side of the interval of the strata's mean; 0 for unbounded scores.
+
+    That of samples of these sizes without any exception. It depends on sizes alone, so nothing that
+    fell is held for surer than what stayed the same.
+    """
+    counted = [len(table) for table in tables if _is_counted(table)]
+    constant = _constant_width(tables, len(tables))
+    return max(constant, unseen_share(counted, len(tables)))
 
 
 def unseen_share(sizes: Sequence[int], num_strata: int) -> float:
@@ -237,8 +233,10 @@ def unseen_share(sizes: Sequence[int], num_strata: int) -> float:
 def _constant_width(tables: Sequence[Floats], num_strata: int) -> float:
     """Half-width of the mean over strata that is due to those whose bounded values are all alike.
 
-    The exact bound on exceptions in any of them, or the normal width of undecided credits, where
-    that is larger.
+    The bootstrap of such values has no width, as if 20 of 20 were a certainty. The exact bound on
+    exceptions in any of them takes its place, or, where that is larger, the normal width of credits
+    in between, ½ for a tie, which are as undecided as coin flips of that mean. Unbounded scores
+    have no such bound and keep the width they have.
     """
     constant = [table for table in tables if _is_bounded(table) and np.ptp(_figures(table)) == 0]
     flips = sum(_flip_variance(table) for table in constant)

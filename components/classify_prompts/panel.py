@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from components.classify_prompts.config import ClassifyPromptsConfig
-from equilibrate_core.generator import open_generator
+from equilibrate_core.generator import open_generator, settle
 from equilibrate_core.judge import Judgement, decide, judge_name
 from equilibrate_core.judge_ballots import Ballot, poll
 from equilibrate_core.judge_ledger import Ledger
@@ -46,7 +46,7 @@ def ask_panel(
     parts = [{"REQUEST": prompt.messages} for prompt in prompts]
     polls: list[list[Ballot]] = []
     names: list[str] = []
-    for settings in (config.judge, *config.other_judges):
+    for settings in map(settle, (config.judge, *config.other_judges)):
         with open_generator(settings, judge_model) as generator:
             asked = config.model_copy(update={"judge": settings})
             names.append(judge_name(generator, asked, model_digest))

@@ -87,6 +87,7 @@ def test_a_classifier_learns_from_the_llm_judges_labels_of_a_seed(
 ) -> None:
     generator = FakeGenerator(lambda prompt, _: verdict_on(prompt))
     monkeypatch.setattr(panel, "open_generator", opener(generator))
+    monkeypatch.setattr("equilibrate_core.generator.vllm_problem", lambda: "not here")
     rows = made_up(60, gold=False)
     metrics, labelled = label(rows, model, tmp_path, seed_labels="llm", seed_size=20)
     assert (metrics["num_seed"], len(generator.asked)) == (20, 20)
@@ -106,6 +107,7 @@ def test_seed_prompts_that_the_llm_judge_failed_on_are_given_to_the_head(
 
     generator = FakeGenerator(judge)
     monkeypatch.setattr(panel, "open_generator", opener(generator))
+    monkeypatch.setattr("equilibrate_core.generator.vllm_problem", lambda: "not here")
     rows = made_up(60, gold=False)
     metrics, labelled = label(rows, model, tmp_path, seed_labels="llm", seed_size=20)
     assert (metrics["num_seed"], metrics["num_failed_votes"]) == (19, 1)

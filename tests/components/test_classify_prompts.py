@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kfp import dsl
@@ -58,6 +59,8 @@ def judge_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def classify(prompts: Path, judge_model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    monkeypatch.setattr("equilibrate_core.generator.vllm_problem", lambda: "not here")
+
     def run(answers: dict[str, str], **config: object):
         def answer(text: str, _: object) -> str | Exception:
             name = next(name for name in GOLD if name in text.rsplit("<<<REQUEST", 1)[1])
@@ -252,6 +255,29 @@ def test_a_killed_run_asks_nothing_twice(prompts: Path, judge_model: Path, tmp_p
     assert len(set(first) | set(second)) == len(GOLD)
     assert len(read_dataset(out, LabelledPrompt)) == len(GOLD)
     assert not ledger.parent.exists()
+
+
+def test_what_another_backend_answered_before_a_restart_is_asked_anew(
+    classify: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polled: list[tuple[str, int]] = []
+    poll = panel.poll
+
+    def seen(generator: FakeGenerator, question: Any, rows: Any, config: Any, **named: Any) -> Any:
+        ballots = poll(generator, question, rows, config, **named)
+        polled.append((config.judge.backend, len(generator.asked)))
+        return ballots
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(panel, "poll", seen)
+    monkeypatch.setattr(stage, "_write", full)  # the attempt dies with all verdicts kept
+    for problem in ("vllm is not here", None, "vllm is gone again"):
+        monkeypatch.setattr("equilibrate_core.generator.vllm_problem", lambda p=problem: p)
+        with pytest.raises(OSError, match="disk full"):
+            classify(RIGHT, progress_dir=str(tmp_path / "volume"))
+    assert polled == [("transformers", 5), ("vllm", 5), ("transformers", 0)]
 
 
 def test_several_judges_pool_their_votes(prompts: Path, judge_model: Path, tmp_path: Path) -> None:

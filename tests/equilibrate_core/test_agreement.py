@@ -9,6 +9,7 @@ from equilibrate_core.agreement import (
     confusion_matrix,
     macro_f1,
 )
+from equilibrate_core.metrics import mean_estimate
 
 CLASSES = ["EHD", "IHD", "MHD", "NONE"]
 
@@ -54,6 +55,40 @@ def test_twelve_of_twelve_right_is_not_certain_agreement():
     assert result.macro_f1.low == pytest.approx(1 - slack)
     assert result.kappa.low == pytest.approx(1 - slack / 0.5)  # chance is one half
     assert result.kappa.high == 1.0
+
+
+@pytest.mark.parametrize("size", [8, 12, 20, 50, 300])
+@pytest.mark.parametrize("num_groups", [None, 4])
+def test_a_judge_that_was_wrong_once_has_no_better_worst_case(
+    size: int, num_groups: int | None
+) -> None:
+    gold = ["Safe", "Unsafe"] * (size // 2)
+    groups = None if num_groups is None else [str(i % num_groups) for i in range(size)]
+    right, once = (
+        agreement([label, *gold[1:]], gold, groups=groups) for label in ("Safe", "Unsafe")
+    )
+    for name in ("accuracy", "macro_f1", "kappa"):
+        assert getattr(once, name).low < getattr(right, name).low, name
+
+
+def test_accuracy_has_the_interval_of_any_other_rate() -> None:
+    for num_wrong in range(6):
+        gold = ["Safe", "Unsafe"] * 10
+        labels = ["neither"] * num_wrong + gold[num_wrong:]
+        scores = {str(i): [float(i >= num_wrong)] for i in range(20)}
+        rate = mean_estimate(scores, seed=0)
+        assert rate is not None
+        found = agreement(labels, gold).accuracy
+        assert (found.low, found.high) == pytest.approx((rate.low, rate.high), abs=0.051)
+
+
+def test_a_kappa_that_nothing_can_show_is_not_certain() -> None:
+    alike = agreement(["Safe"] * 40, ["Safe"] * 40).kappa
+    assert (alike.value, alike.low, alike.high) == (0.0, -1.0, 1.0)
+    always = agreement(["Safe"] * 40, ["Safe"] * 30 + ["Unsafe"] * 10).kappa
+    assert always.value == 0.0
+    # Of what it never said, Unsafe, there may be up to 1 - 0.025^(1/40); chance is 3/4.
+    assert always.high == pytest.approx((1 - 0.025 ** (1 / 40)) / 0.25)
 
 
 def test_labels_of_one_group_are_no_independent_evidence():

@@ -106,6 +106,21 @@ def test_a_schema_really_constrains(answers: dict) -> None:
         assert len(answer["rationale"]) <= 10
 
 
+def test_vllm_and_transformers_are_equally_sure_of_a_json_verdict(
+    answers: dict, folder: Path
+) -> None:
+    config = GeneratorConfig(backend="transformers", dtype="float32", max_model_len=512)
+    rows = [[Message(role="user", content=text)] for text in TEXTS[:-1]]
+    generator = TransformersGenerator.load(config, folder)
+    peers = generator.generate(rows, Sampling(max_tokens=120), schema=SCHEMA)
+    for completion, peer in zip(answers["schema"], peers, strict=False):
+        assert completion["text"] == peer.text
+        assert set(completion["label_logps"]) == {"A", "B"}
+        assert completion["label_logps"] == pytest.approx(peer.label_logps, abs=1e-4)
+    for rest in (answers["greedy"], answers["schema"][-1:]):
+        assert [c["label_logps"] for c in rest] == [None] * len(rest)
+
+
 def test_drawn_answers_do_not_depend_on_order(answers: dict) -> None:
     assert answers["drawn"] == answers["drawn backwards"]
     assert answers["drawn"] != answers["greedy"]

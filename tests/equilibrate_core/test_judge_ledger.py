@@ -85,6 +85,19 @@ def test_another_judge_sampling_or_prompt_is_asked_anew(tmp_path: Path) -> None:
         assert len(more.asked) == 1
 
 
+def test_another_backend_or_precision_is_asked_anew(tmp_path: Path) -> None:
+    """`auto` may come to another one where a killed stage goes on: their verdicts do not mix."""
+    settled = {"backend": "vllm", "dtype": "bfloat16"}
+    changes = ({}, {"backend": "transformers"}, {"dtype": "float32"}, {"batch_size": 1})
+    with Ledger(tmp_path) as ledger:
+        numbers = []
+        for change in changes:
+            generator = red()
+            ask_with(ledger, generator, "one", judge_at=settled | change)
+            numbers.append(len(generator.asked))
+    assert numbers == [1, 1, 1, 0]
+
+
 def test_keys_tell_all_parts_apart() -> None:
     keys = {
         answer_key("j", "t", {"a": 1}),
