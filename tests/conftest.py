@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="artifact of pairs (import_data's): exactness is measured on its rows instead of the "
         "tests' own conversations",
     )
-    parser.addoption("--num-real-pairs", type=int, default=32, help="how many of its rows")
+    parser.addoption("--num-real-pairs", type=int, default=8, help="how many of its rows")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

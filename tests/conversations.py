@@ -97,5 +97,5 @@ def talks_of(config: pytest.Config, *, few: bool) -> Sequence[Conversation]:
     folder, number = config.getoption("--real-pairs"), config.getoption("--num-real-pairs")
     if folder is None:
         return FEW if few else CONVERSATIONS
-    pairs = read_dataset(folder, Pair)[: number // 4 if few else number]
+    pairs = read_dataset(folder, Pair)[: number // 2 if few else number]
     return [(pair.messages, pair.chosen, pair.rejected) for pair in pairs]
