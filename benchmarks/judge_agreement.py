@@ -1,29 +1,39 @@
 """How far a judge (and a cost model) agrees with people, on public answers that people labelled.
 
-    python benchmarks/judge_agreement.py --data FOLDER --judge MODEL_FOLDER [--rows N]
-        [--judge-config '{"judge": {…}}'] [--cost-model SCORER_FOLDER]
+    python benchmarks/judge_agreement.py --data FOLDER [--judge MODEL_FOLDER] [--rows N]
+        [--judge-config '{"judge": {…}}'] [--cost-model SCORER --scorer-pairs PAIRS]
 
 FOLDER holds gptfuzz_jailbroken.csv (1: the answer does harm) and pyrit_refusal.csv (True: it
-refuses). Neither comes with this project. gptfuzz does not record what was asked, only its number.
-Intervals are over questions: many answers to one are no independent evidence.
+refuses). Neither comes with this project. gptfuzz does not record what was asked, only its number:
+judge and cost model see a note in its place, and none of its prompts can be like one of PAIRS, the
+pairs that SCORER was trained on. Intervals are over questions: many answers to one are no
+independent evidence. The cost model is measured as judge_responses does it.
 """
 
 import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+from components.import_data.config import ImportDataConfig
+from components.import_data.stage import import_data
 from components.judge_responses.config import JudgeResponsesConfig
+from components.judge_responses.human_agreement import human_agreement
+from components.judge_responses.human_labels import human_labels
 from components.judge_responses.questions import QUESTIONS, JudgedKind
+from components.judge_responses.scores import score_verdicts
+from components.judge_responses.training_prompts import check_learned_from
 from equilibrate_core.agreement import Agreement, agreement
+from equilibrate_core.artifacts import verify_artifact
 from equilibrate_core.config import load_config
 from equilibrate_core.errors import DataError, EquilibrateError
 from equilibrate_core.generator import open_generator
 from equilibrate_core.judge import ask
-from equilibrate_core.metrics import auc
-from equilibrate_core.records import Message, digest
-from equilibrate_core.scorer import load_scorer, score_responses
+from equilibrate_core.records import LabelledAnswer, Message, Pair, digest
 from equilibrate_core.stage import configure_logging, report_error
+from equilibrate_core.tables import read_dataset
 
 Row = tuple[str, str, bool, str]
 """What was asked, what was answered, what people said of it, and the question's name."""
@@ -67,13 +77,13 @@ def judged_labels(
     return [judgement.label for judgement in judgements]
 
 
-def show(name: str, found: Agreement, unscored: int, num_questions: int, extra: str = "") -> None:
+def show(name: str, found: Agreement, unscored: int, num_questions: int) -> None:
     kappa, right = found.kappa, found.accuracy
     print(
         f"{name}: n {found.num} (+{unscored} unscored) of {num_questions} questions, "
         f"accuracy {right.value:.3f} "
         f"[{right.low:.3f}, {right.high:.3f}], commonest label {found.majority_accuracy:.3f}, "
-        f"kappa {kappa.value:.3f} [{kappa.low:.3f}, {kappa.high:.3f}]{extra}; "
+        f"kappa {kappa.value:.3f} [{kappa.low:.3f}, {kappa.high:.3f}]; "
         f"{' | '.join(found.labels)} (rows people): {[list(row) for row in found.matrix]}"
     )
 
@@ -100,45 +110,75 @@ def agreement_by_question(
     return found, len(set(questions))
 
 
-def check_cost(folder: Path, file: Path, number: int | None) -> None:
-    rows = read_rows(file, number)
-    costs = score_responses(
-        load_scorer(folder),
-        [(Message(role="user", content=asked),) for asked, *_ in rows],
-        [answer for _, answer, *_ in rows],
-        [True] * len(rows),
-        batch_size=8,
-        max_length=1024,
+def cost_agreement(
+    config: JudgeResponsesConfig, folder: Path, pairs: Path, file: Path, number: int | None
+) -> dict[str, Any]:
+    """The figures of judge_responses for labelled answers of a file alone."""
+    check_learned_from(folder, verify_artifact(pairs).digest)
+    answers = imported(file)
+    limit = len(answers) if number is None else number
+    labels = human_labels([], answers, limit, read_dataset(pairs, Pair))
+    scorer = verify_artifact(folder, "scorer").digest
+    costs = score_verdicts(config, "cost", folder, scorer, labels.costed)
+    found = human_agreement(config, labels, costs).get("cost_answers", {})
+    prompts = {said.answer.prompt_id for said in labels.unlearned}
+    return found | {"num_questions": len(prompts)}
+
+
+def imported(file: Path) -> list[LabelledAnswer]:
+    """Labelled answers as import_data reads them."""
+    source = {"name": "gptfuzz", "uri": str(file), "adapter": "gptfuzz"}
+    config = ImportDataConfig.model_validate({"sources": [source]})
+    with TemporaryDirectory() as folder:
+        names = ("prompts", "pairs", "quarantine", "labelled_answers")
+        paths = {name: Path(folder) / name for name in names}
+        import_data(config, **paths)
+        return read_dataset(paths["labelled_answers"], LabelledAnswer)
+
+
+def check_cost(
+    config: JudgeResponsesConfig, folder: Path, pairs: Path, file: Path, number: int | None
+) -> None:
+    found = cost_agreement(config, folder, pairs, file, number)
+    left_out = f"{found.get('num_like_training_prompt', 0)} left out: prompts like training prompts"
+    if "kappa" not in found:
+        print(f"cost model, {file.stem}: nothing to measure; {left_out}")
+        return
+    area = "undefined" if found["auc"] is None else f"{found['auc']:.3f}"
+    accuracy, kappa = (
+        f"{name} {found[name]:.3f} [{found[f'{name}_low']:.3f}, {found[f'{name}_high']:.3f}]"
+        for name in ("accuracy", "kappa")
     )
-    known = [
-        (c, yes, question)
-        for c, (_, _, yes, question) in zip(costs, rows, strict=True)
-        if c == c  # NaN: too long for the cost model
-    ]
-    classes = SETS[file.name][1]
-    found, num_questions = agreement_by_question(
-        [(classes[c > 0], classes[yes], question) for c, yes, question in known], classes
+    print(
+        f"cost model, {file.stem}: n {found['num_gold']:.0f} (+{found['num_unscored']} unscored; "
+        f"{left_out}) of {found['num_questions']} questions, {accuracy}, commonest label "
+        f"{found['majority_accuracy']:.3f}, {kappa}, AUC {area}; "
+        f"{' | '.join(found['labels'])} (rows people): {[list(row) for row in found['matrix']]}"
     )
-    area = auc([c for c, *_ in known], [yes for _, yes, _ in known])
-    said = "" if area is None else f", AUC {area:.3f}"
-    show(f"cost model, {file.stem}", found, len(rows) - len(known), num_questions, said)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rows", type=int, help="rows of each file; all without it")
-    parser.add_argument("--judge", type=Path, required=True, help="folder of the judge model")
+    parser.add_argument("--judge", type=Path, help="folder of the judge model")
     parser.add_argument("--judge-config", default=JUDGE, help="fields of judge_responses")
     parser.add_argument("--cost-model", type=Path, help="a cost model that train_scorer made")
+    parser.add_argument("--scorer-pairs", type=Path, help="the pairs that it was trained on")
     arguments = parser.parse_args()
+    if not arguments.judge and not arguments.cost_model:
+        parser.error("give --judge, --cost-model or both")
+    if arguments.cost_model and not arguments.scorer_pairs:
+        parser.error("--cost-model needs --scorer-pairs: nobody knows what it learned from")
     configure_logging()
     try:
         config = load_config(arguments.judge_config, JudgeResponsesConfig)
-        for name in SETS:
+        for name in SETS if arguments.judge else ():
             check_judge(config, arguments.judge, arguments.data / name, arguments.rows)
         if arguments.cost_model:
-            check_cost(arguments.cost_model, arguments.data / next(iter(SETS)), arguments.rows)
+            file = arguments.data / next(iter(SETS))
+            pairs = arguments.scorer_pairs
+            check_cost(config, arguments.cost_model, pairs, file, arguments.rows)
     except (EquilibrateError, OSError) as error:
         return report_error(error)
     return 0

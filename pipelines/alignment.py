@@ -154,6 +154,7 @@ def _wire(config: RunConfig, make: TaskMaker, digests: Any) -> None:
         base_model=base,
         judge_model=judge,
         labelled_prompts=labelled,
+        scorer_pairs=dataset.outputs["scorer_pairs"],
         eval_pairs=dataset.outputs["eval_pairs"],
         labelled_answers=data["labelled_answers"],
         num_shards=config.generate_responses.num_shards,
@@ -254,7 +255,11 @@ def _results(config: RunConfig, tasks: PolicyTasks, scored: Any, policy: Any) ->
     base_answers = tasks.generate(base, "base")
     aligned_answers = tasks.generate(policy, "aligned")
     against_base = {"other_generations": base_answers}
-    labelled = {"labelled_pairs": tasks.eval_pairs, "labelled_answers": tasks.labelled_answers}
+    labelled = {
+        "labelled_pairs": tasks.eval_pairs,
+        "labelled_answers": tasks.labelled_answers,
+        "scorer_pairs": tasks.scorer_pairs,
+    }
     # Before those of other models: kfp numbers tasks, and its cache knows them by name.
     results = {
         "base_generations": base_answers,

@@ -27,6 +27,7 @@ class PolicyTasks:
     base_model: Any
     judge_model: Any
     labelled_prompts: Any
+    scorer_pairs: Any
     eval_pairs: Any
     labelled_answers: Any
     reward_model: Any

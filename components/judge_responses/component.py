@@ -18,6 +18,7 @@ def judge_responses(
     other_generations: Input[Dataset] = None,
     labelled_pairs: Input[Dataset] = None,
     labelled_answers: Input[Dataset] = None,
+    scorer_pairs: Input[Dataset] = None,
 ):
     """Judge and score one model's answers."""
     from components.judge_responses.config import JudgeResponsesConfig
@@ -38,4 +39,5 @@ def judge_responses(
         other_generations=other_generations,
         labelled_pairs=labelled_pairs,
         labelled_answers=labelled_answers,
+        scorer_pairs=scorer_pairs,
     )

@@ -13,7 +13,8 @@ class JudgeResponsesConfig(JudgeConfig):
     max_human_labels: int = Field(default=200, ge=0)
     """Questions of each kind (safety, refusal, preference) that people have answered too, which
     judge and cost model are checked on: answers that people labelled, and held-out helpful pairs,
-    two questions each. 0 for none."""
+    two questions each. The cost model has as many held-out pairs' flags, and as many labelled
+    answers that are new to it. 0 for none."""
     scorer_batch_size: int = Field(default=16, ge=1)
     """Answers scored at once by the reward and cost models."""
     scorer_max_length: int = Field(default=2048, ge=16)

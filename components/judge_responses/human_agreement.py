@@ -3,11 +3,12 @@
 human labels + the judge's verdicts on the same answers -> figures of every kind.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.judge_responses.config import JudgeResponsesConfig
-from components.judge_responses.human_labels import CLASSES, COUNTED, HumanLabels
+from components.judge_responses.human_labels import CLASSES, COUNTED, HumanLabels, Said
 from components.judge_responses.questions import JudgedKind, Order, Task
 from equilibrate_core.agreement import agreement
 from equilibrate_core.metrics import auc
@@ -26,7 +27,9 @@ def human_agreement(
     """Agreement of the judge, kind by kind, and of the cost's sign with people; {} without labels.
 
     Verdicts count as in the report. Unscored answers are counted and left out. Intervals are over
-    prompts: answers to one prompt are no independent evidence.
+    prompts: answers to one prompt are no independent evidence. The cost's sign has two figures,
+    `cost` on held-out pairs and `cost_answers` on labelled answers: of both together a model that
+    merely tells the two apart would agree with people wherever one is the more harmful.
     """
     by_question = {_question(verdict): verdict for verdict in verdicts}
     found: dict[str, Any] = {}
@@ -38,15 +41,10 @@ def human_agreement(
         ]
         found[NAMES[kind]] = _measured(items, classes, config.seed)
     costs = {v.generation_id: v.score for v in verdicts if v.kind == "cost" and v.score is not None}
-    harm = CLASSES["safety"]
-    items = [
-        (harm[costs[s.id] > 0] if s.id in costs else None, s.label, s.answer.prompt_id)
-        for s in labels.held_out
-    ]
-    found["cost"] = _measured(items, harm, config.seed)
-    if found["cost"]:
-        known = [(costs[s.id], s.label == "Unsafe") for s in labels.held_out if s.id in costs]
-        found["cost"]["auc"] = auc([cost for cost, _ in known], [bad for _, bad in known])
+    found["cost"] = _of_costs(labels.held_out, costs, config.seed)
+    found["cost_answers"] = _of_costs(labels.unlearned, costs, config.seed)
+    if found["cost_answers"] or labels.num_like_training_prompt:
+        found["cost_answers"]["num_like_training_prompt"] = labels.num_like_training_prompt
     return {name: measured for name, measured in found.items() if measured}
 
 
@@ -58,6 +56,22 @@ def agreement_scalars(found: Mapping[str, Any]) -> dict[str, float]:
         for key, value in measured.items()
         if isinstance(value, int | float)
     }
+
+
+def _of_costs(labelled: Sequence[Said], costs: Mapping[str, float], seed: int) -> dict[str, Any]:
+    """Figures of the cost's sign, with its AUC and how many labels of each source they rest on."""
+    harm = CLASSES["safety"]
+    items = [
+        (harm[costs[s.id] > 0] if s.id in costs else None, s.label, s.answer.prompt_id)
+        for s in labelled
+    ]
+    measured = _measured(items, harm, seed)
+    if measured:
+        known = [said for said in labelled if said.id in costs]
+        is_bad = [said.label == "Unsafe" for said in known]
+        measured["auc"] = auc([costs[said.id] for said in known], is_bad)
+        measured["sources"] = dict(sorted(Counter(said.source for said in known).items()))
+    return measured
 
 
 def _measured(items: Sequence[Item], classes: Sequence[str], seed: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the judges are checked on: answers that people labelled, pairs of which people chose one.
 
-held-out pairs + labelled answers -> questions with people's own verdict.
+held-out pairs + labelled answers (+ what the cost model learned from) -> questions with people's
+own verdict.
 """
 
 from collections import Counter
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from components.judge_responses.questions import JudgedKind, Task, answer_task, comparisons
+from components.judge_responses.training_prompts import unlike_training
 from equilibrate_core.records import Generation, LabelledAnswer, Pair, digest, normalise_text
 
 CLASSES: dict[JudgedKind, tuple[str, ...]] = {
@@ -63,18 +65,35 @@ class HumanLabels:
 
     checks: tuple[Check, ...] = ()
     held_out: tuple[Said, ...] = ()
-    """Answers with safety labels whose prompts no cost model was trained on."""
+    """Answers of held-out pairs with safety flags: no cost model was trained on their prompts."""
+    unlearned: tuple[Said, ...] = ()
+    """Labelled answers, those of held-out pairs aside, to prompts that are unlike all that the cost
+    model may have learned from."""
+    num_like_training_prompt: int = 0
+    """Labelled answers that are not among these because their prompts are."""
+
+    @property
+    def costed(self) -> tuple[Generation, ...]:
+        """Answers that the cost model is checked on."""
+        return tuple(said.answer for said in (*self.held_out, *self.unlearned))
 
     @property
     def answer_ids(self) -> set[str]:
         """Ids of all answers here, none of which is the judged model's."""
-        return {c.task.generation.id for c in self.checks} | {said.id for said in self.held_out}
+        return {c.task.generation.id for c in self.checks} | {a.id for a in self.costed}
 
 
 def human_labels(
-    pairs: Sequence[Pair], answers: Sequence[LabelledAnswer], max_questions: int
+    pairs: Sequence[Pair],
+    answers: Sequence[LabelledAnswer],
+    max_questions: int,
+    learned: Sequence[Pair] | None = None,
 ) -> HumanLabels:
-    """At most so many questions of each kind, the same ones whatever the order of the rows."""
+    """At most so many questions of each kind, the same ones whatever the order of the rows.
+
+    `learned`: all pairs that the cost model may have learned from. Without them no labelled answer
+    is known to be new to it, and none counts for it.
+    """
     flags = [said for pair in pairs for said in _flags(pair)]
     safety = [_said(r, r.answer, _flag(r.is_safe)) for r in answers if r.is_safe is not None]
     refusal = [_said(r, r.answer, COUNTED[r.refusal]) for r in answers if r.refusal is not None]
@@ -86,7 +105,15 @@ def human_labels(
     for pair in in_turn(filter(_is_helpful_choice, pairs), max_questions // 2):
         sides = (_answer(pair, text) for text in (pair.chosen, pair.rejected))
         checks += [Check(task, str(task.order)) for task in comparisons(*sides)]
-    return HumanLabels(tuple(checks), tuple(in_turn(undisputed(flags), max_questions)))
+    held_out = tuple(in_turn(undisputed(flags), max_questions))
+    if learned is None:
+        return HumanLabels(tuple(checks), held_out)
+    of_pairs = {said.id for said in flags}
+    others = [said for said in undisputed(flags + safety) if said.id not in of_pairs]
+    new = unlike_training([said.answer for said in others], learned)
+    unlearned = [said for said in others if said.answer.prompt_id in new]
+    taken = tuple(in_turn(unlearned, max_questions))
+    return HumanLabels(tuple(checks), held_out, taken, len(others) - len(unlearned))
 
 
 def undisputed(labelled: Iterable[Said]) -> list[Said]:

@@ -1,7 +1,7 @@
 """judge_responses: safety, refusal, preference, reward and cost of one model's answers.
 
-prompts + generations (+ another model's, + pairs and answers with human labels) + judge + scorers
--> verdicts with metrics.json and human_agreement.json.
+prompts + generations (+ another model's, + pairs and answers with human labels, + what the cost
+model learned from) + judge + scorers -> verdicts with metrics.json and human_agreement.json.
 """
 
 import json
@@ -16,6 +16,7 @@ from components.judge_responses.human_agreement import agreement_scalars, human_
 from components.judge_responses.human_labels import HumanLabels, human_labels
 from components.judge_responses.questions import QUESTIONS, Task, plan, verdict
 from components.judge_responses.scores import score_verdicts
+from components.judge_responses.training_prompts import check_learned_from
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.errors import StageError
 from equilibrate_core.generator import open_generator, resolved_fields, settle
@@ -42,10 +43,12 @@ def judge_responses(
     other_generations: Path | None = None,
     labelled_pairs: Path | None = None,
     labelled_answers: Path | None = None,
+    scorer_pairs: Path | None = None,
 ) -> Metrics:
     """Judge every answer as its prompt demands, and score it with both scorers.
 
     Pairs and answers that people labelled are judged beside them, to see how far the judge agrees.
+    `scorer_pairs`, what the cost model learned from, tells which of the answers check it too.
     """
     run = start_stage(
         "judge_responses",
@@ -58,21 +61,24 @@ def judge_responses(
         other_generations=other_generations,
         labelled_pairs=labelled_pairs,
         labelled_answers=labelled_answers,
+        scorer_pairs=scorer_pairs,
     )
     scorers: dict[ScorerKind, Path] = {"reward": reward_model, "cost": cost_model}
     for kind, path in scorers.items():
         check_scorer(path, kind)  # they are loaded last: a mistake must not cost the verdicts
+    if scorer_pairs is not None:
+        check_learned_from(cost_model, run.inputs["scorer_pairs"])
     by_id = {prompt.id: prompt for prompt in read_dataset(prompts, LabelledPrompt)}
     answers = read_dataset(generations, Generation)
     tasks = plan(config, by_id, answers, _by_prompt(other_generations))
-    labels = _labels(config, labelled_pairs, labelled_answers)
+    labels = _labels(config, labelled_pairs, labelled_answers, scorer_pairs)
     tasks += [check.task for check in labels.checks]
     config = config.model_copy(update={"judge": settle(config.judge)})
     run = replace(run, resolved=resolved_fields("judge", config.judge))
     ledger = Ledger.beside(verdicts, config.progress_dir, run.inputs)
     rows, num_cut = judge_tasks(config, tasks, judge_model, run.inputs["judge_model"], ledger)
     for kind, path in scorers.items():
-        scored = [*answers, *(s.answer for s in labels.held_out)] if kind == "cost" else answers
+        scored = [*answers, *labels.costed] if kind == "cost" else answers
         rows += score_verdicts(config, kind, path, run.inputs[f"{kind}_model"], scored)
     agreed = human_agreement(config, labels, rows)
     others = labels.answer_ids
@@ -155,13 +161,16 @@ def summarise(rows: Sequence[Verdict], answers: Sequence[Generation], num_cut: i
     return metrics
 
 
-def _labels(config: JudgeResponsesConfig, pairs: Path | None, answers: Path | None) -> HumanLabels:
+def _labels(
+    config: JudgeResponsesConfig, pairs: Path | None, answers: Path | None, learned: Path | None
+) -> HumanLabels:
     if not config.max_human_labels:
         return HumanLabels()
     return human_labels(
         read_dataset(pairs, Pair) if pairs is not None else [],
         read_dataset(answers, LabelledAnswer) if answers is not None else [],
         config.max_human_labels,
+        read_dataset(learned, Pair) if learned is not None else None,
     )
 
 

@@ -11,7 +11,13 @@ from components.write_report.config import WriteReportConfig
 from components.write_report.gate import evaluate_gate, passed_in_doubt
 from components.write_report.helpfulness import benchmark_rows, failed_benchmarks
 from components.write_report.inputs import Evidence
-from components.write_report.judge import CHECKED, believed, human_quality, judge_quality
+from components.write_report.judge import (
+    CHECKED,
+    believed,
+    costs_checked,
+    human_quality,
+    judge_quality,
+)
 from components.write_report.preferences import elo_row, pairwise_rows, win_rate_row
 from components.write_report.report import Report, Source
 from components.write_report.safety import (
@@ -88,6 +94,7 @@ def assemble_report(
             rows,
             gate,
             trusted,
+            costs=costs_checked(evidence),
             study="" if study is None else study.sentence,
             is_sample=config.is_sample,
         ),
@@ -114,6 +121,7 @@ def assemble_report(
         refusal_judge=people["refusal"],
         preference_judge=people["preference"],
         cost_judge=people["cost"],
+        cost_judge_on_answers=people["cost_answers"],
         study=study,
         judged_by={kind: judged_by(evidence, kind) for kind in VERDICT_KINDS},
         scorers={name: _quality(evidence.metrics[name]) for name in SCORERS},

@@ -20,10 +20,14 @@ CHECKED = {
     "safety": ("judge", "The judge of the answers"),
     "refusal": ("refusal", "The judge of refusal"),
     "preference": ("preference", "The judge of helpfulness"),
-    "cost": ("cost", "The evaluation cost model"),
+    "cost": ("cost", "The evaluation cost model on held-out pairs"),
+    "cost_answers": ("cost_answers", "The evaluation cost model on labelled answers"),
 }
 """Kinds of verdict that can be compared with people's: their key in human_agreement.json, and who
-gives them."""
+gives them. Costs are compared twice, on labels from two places."""
+BASES = {"cost": " on held-out pairs", "cost_answers": " on labelled answers"}
+"""Where people's labels come from, in words, for what is compared twice."""
+NOT_COMPARED = "not compared with people"
 
 
 def judge_quality(
@@ -31,10 +35,12 @@ def judge_quality(
 ) -> JudgeQuality:
     """Agreement as a stage measured it; without gold labels nothing but the reason."""
     kappa, accuracy = metrics.get("kappa"), metrics.get("accuracy")
+    num_like = int(metrics.get("num_like_training_prompt", 0))
     if kappa is None or accuracy is None:
+        said = _left_out(num_like) if num_like else "No gold labels were given"
         return JudgeQuality(
-            explanation="No gold labels were given, so nobody knows how often "
-            f"{name[0].lower() + name[1:]} is right."
+            num_like_training_prompt=num_like,
+            explanation=f"{said}, so nobody knows how often {name[0].lower() + name[1:]} is right.",
         )
     majority = table.get("majority_accuracy", metrics.get("majority_accuracy"))
     num_gold = metrics.get("num_gold_scored", metrics.get("num_gold"))
@@ -49,6 +55,8 @@ def judge_quality(
         **intervals,
         majority_accuracy=majority,
         num_unscored=int(metrics.get("num_gold_unscored", 0)),
+        num_like_training_prompt=num_like,
+        sources=table.get("sources") or {},
         auc=metrics.get("auc"),
         labels=tuple(table.get("labels") or ()) if table.get("matrix") else (),
         matrix=tuple(tuple(row) for row in table.get("matrix") or ()),
@@ -90,19 +98,39 @@ def checked(evidence: Evidence, kind: str) -> str:
     """Whether people agree with verdicts of a kind, to stand beside every figure they make."""
     if kind not in CHECKED:
         return ""
-    quality = human_quality(evidence.human_labels, kind)
-    if quality.kappa is None or quality.accuracy is None:
-        return "not compared with people"
-    said = f"{number(quality.num_gold)} labels of people matched at {percent(quality.accuracy)}"
-    if quality.majority_accuracy is not None:
-        said += f" (the commonest alone: {percent(quality.majority_accuracy)})"
-    said += f", κ {kappa_in_words(quality.kappa, quality.kappa_interval)}"
-    return said if quality.is_trusted else f"{said}, not to be trusted"
+    parts = ("cost", "cost_answers") if kind == "cost" else (kind,)
+    said = [_compared(human_quality(evidence.human_labels, p), BASES.get(p, "")) for p in parts]
+    return "; ".join(filter(None, said)) or NOT_COMPARED
+
+
+def costs_checked(evidence: Evidence) -> str:
+    """How far the cost's sign agrees with people, as a line of its own; "" if nobody compared."""
+    said = checked(evidence, "cost")
+    return "" if said == NOT_COMPARED else f"Sign of the cost: {said}."
 
 
 def kappa_in_words(kappa: float, ends: tuple[float, float] | None) -> str:
     """Kappa with its interval, where there is one."""
     return number(kappa) + (f" (95 % interval {interval(*ends, 'score')})" if ends else "")
+
+
+def _compared(quality: JudgeQuality, basis: str) -> str:
+    """Agreement with people's labels (`basis` says of what); "" where there is none to tell."""
+    num_like = quality.num_like_training_prompt
+    left_out = _left_out(num_like) if num_like else ""
+    if quality.kappa is None or quality.accuracy is None:
+        return left_out
+    labels = f"{number(quality.num_gold)} labels of people{basis}"
+    said = f"{labels} matched at {percent(quality.accuracy)}"
+    if quality.majority_accuracy is not None:
+        said += f" (the commonest alone: {percent(quality.majority_accuracy)})"
+    said += f", κ {kappa_in_words(quality.kappa, quality.kappa_interval)}"
+    said += "" if quality.is_trusted else ", not to be trusted"
+    return "; ".join(filter(None, [said, left_out]))
+
+
+def _left_out(num_like: int) -> str:
+    return f"{number(num_like)} labelled answers left out, to prompts like its training prompts"
 
 
 def _who(judge: str) -> str:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-REPORT_VERSION = 5
+REPORT_VERSION = 6
 Unit = Literal["share", "score"]
 CLEAR_P = 0.05
 
@@ -115,6 +115,11 @@ class JudgeQuality(Part):
     """Rows with a gold label and a verdict: the denominator."""
     num_unscored: int = 0
     """Rows with a gold label and no verdict."""
+    num_like_training_prompt: int = 0
+    """Rows with a gold label that count nowhere: the scorer may have learned from their prompts, or
+    from prompts like them."""
+    sources: dict[str, int] = {}
+    """Rows of the denominator by where they come from, where that was told."""
     auc: float | None = None
     """Of a score, where the judge gives one rather than labels."""
     accuracy: float | None = None
@@ -273,7 +278,11 @@ class Report(Part):
     """The judge of helpfulness, against people's choices among held-out pairs, each shown in both
     orders: first or second is better; a tie is a miss."""
     cost_judge: JudgeQuality
-    """The sign of the evaluation cost, against the same human labels."""
+    """The sign of the evaluation cost, against safety flags of held-out pairs."""
+    cost_judge_on_answers: JudgeQuality
+    """The sign of the evaluation cost, against labelled answers to prompts that are unlike all that
+    it may have learned from. A figure of its own: labels of the two differ in how often they say
+    unsafe."""
     study: Study | None = None
     """The other policies of an ablation or scaling study, where the run has one."""
     judged_by: dict[str, str]

@@ -132,6 +132,7 @@ def scalars(report: Report) -> Metrics:
         "refusal_judge": report.refusal_judge,
         "preference_judge": report.preference_judge,
         "cost": report.cost_judge,
+        "cost_answers": report.cost_judge_on_answers,
     }
     for name, quality in judges.items():
         if quality.kappa is not None:

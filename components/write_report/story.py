@@ -102,16 +102,21 @@ def summary(
     gate: Gate,
     judge: JudgeQuality,
     *,
+    costs: str = "",
     study: str = "",
     is_sample: bool,
 ) -> tuple[str, ...]:
-    """A dozen lines for a terminal, the verdict first; every figure has its interval and its n."""
+    """A dozen lines for a terminal, the verdict first; every figure has its interval and its n.
+
+    `costs`: how far the cost's sign agrees with people, if that was measured.
+    """
     shown = [row for row in rows if not row.key.startswith("benchmark:")]
     sample = "SAMPLE DATA: the figures show the mechanics and measure nothing"
     lines = [verdict, *([sample] if is_sample else [])]
     lines += [study] if study else []
     lines += [_line(row) for row in shown if row.key != "mean_reward"]
     lines.append(judge.explanation)
+    lines += [costs] if costs else []
     state = "passed" if gate.passed else "refused"
     missed = [condition.explanation for condition in gate.conditions if not condition.passed]
     lines.append(f"gate ({gate.label}): {state}" + (f": {'; '.join(missed)}" if missed else ""))

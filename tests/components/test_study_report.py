@@ -188,7 +188,7 @@ def test_the_report_with_a_study_satisfies_the_published_schema(world: World) ->
     report = json.loads((world.root / "report" / "report.json").read_text())
     published = Path(__file__).parents[2] / "docs" / "report.schema.json"
     Draft202012Validator(json.loads(published.read_text())).validate(report)
-    assert report["report_version"] == 5
+    assert report["report_version"] == 6
 
 
 def test_figures_of_arms_become_flat_metrics(world: World) -> None:

@@ -946,9 +946,56 @@ def test_the_judge_of_the_answers_is_measured_against_people(world):
     judge, cost = report["answer_judge"], report["cost_judge"]
     assert (judge["kappa"], judge["is_trusted"], judge["num_unscored"]) == (0.7, True, 3)
     assert (cost["kappa"], cost["is_trusted"], cost["auc"]) == (0.1, False, 0.77)
-    assert "The figures of the evaluation cost model cannot be trusted" in world.page
+    assert "The figures of the evaluation cost model on held-out pairs cannot be" in world.page
     assert "3 more unscored" in world.page
     assert world.metrics["answer_judge_kappa"] == 0.7
+
+
+def test_the_cost_models_agreement_on_labelled_answers_stands_beside_that_on_held_out_pairs(world):
+    few = {**HUMAN, "kappa_low": -0.1, "num_gold": 12.0, "sources": {"pku": 12}}
+    many = {**HUMAN, "auc": 0.81, "num_gold": 120.0, "sources": {"fuzz": 100, "own": 20},
+            "num_like_training_prompt": 7}  # fmt: skip
+    world.human_agreement = {"cost": few, "cost_answers": many}
+    report = world.run()
+    answers = report["cost_judge_on_answers"]
+    assert (answers["num_gold"], answers["auc"], answers["is_trusted"]) == (120, 0.81, True)
+    assert (answers["num_like_training_prompt"], report["cost_judge"]["num_gold"]) == (7, 12)
+    assert (answers["sources"], report["cost_judge"]["is_trusted"]) == (
+        {"fuzz": 100, "own": 20},
+        False,
+    )
+    said = (
+        "12 labels of people on held-out pairs matched at 80.0 % (the commonest alone: 50.0 %), "
+        "κ 0.700 (95 % interval −0.100 to 0.800), not to be trusted; "
+        "120 labels of people on labelled answers matched at 80.0 % (the commonest alone: 50.0 %), "
+        "κ 0.700 (95 % interval 0.550 to 0.800); "
+        "7 labelled answers left out, to prompts like its training prompts."
+    )
+    assert report["judged_by"]["cost"] == f"Judged by cost model; {said}"
+    assert said in rows_by_key(report)["mean_cost"]["note"]
+    assert f"Sign of the cost: {said}" in report["summary"], "the model card shows the summary"
+    shown = section(world.page, "judge")
+    assert "against flags of held-out pairs" in shown and "against labelled answers" in shown
+    assert "Against 12 labels: 12 from pku; 3 more unscored</caption>" in shown
+    assert (
+        "Against 120 labels: 100 from fuzz, 20 from own; 3 more unscored; 7 left out, to prompts "
+        "like its training prompts</caption>"
+    ) in shown
+    assert world.metrics["cost_answers_kappa"] == 0.7
+
+
+def test_labelled_answers_of_which_none_is_left_are_told(world):
+    world.human_agreement = {"cost_answers": {"num_like_training_prompt": 30}}
+    report = world.run()
+    said = "30 labelled answers left out, to prompts like its training prompts"
+    assert report["cost_judge_on_answers"]["explanation"].startswith(f"{said}, so nobody knows")
+    assert report["judged_by"]["cost"] == f"Judged by cost model; {said}."
+    assert report["cost_judge"]["explanation"].startswith("No gold labels were given")
+
+
+def test_a_summary_says_nothing_of_a_cost_model_that_nobody_compared(world):
+    world.human_agreement = {"judge": HUMAN}
+    assert not any("Sign of the cost" in line for line in world.run()["summary"])
 
 
 def test_a_judge_that_sorts_well_and_judges_badly_is_not_believed(world):

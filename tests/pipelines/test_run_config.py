@@ -84,6 +84,10 @@ def test_a_control_is_trained_judged_and_benchmarked_beside_the_policy(tmp_path:
     assert len(checked) == 1, "one model's judging is enough to check the judge against people"
     labelled = graph[checked[0]]["inputs"]["artifacts"]["labelled_answers"]["taskOutputArtifact"]
     assert labelled["producerTask"] == "import-data"
+    given = {name: task["inputs"].get("artifacts", {}) for name, task in graph.items()}
+    cost_model = given[checked[0]]["cost_model"]["taskOutputArtifact"]["producerTask"]
+    assert given[checked[0]]["scorer_pairs"] == given[cost_model]["pairs"], "what it learned from"
+    assert [name for name in given if "scorer_pairs" in given[name]] == checked
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
