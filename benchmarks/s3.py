@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from equilibrate_core.s3 import connect, create_bucket, download_file, upload_file
+from equilibrate_core.s3 import create_bucket, download_file, upload_file
+from equilibrate_core.s3_client import connect
 from pipelines.object_store import object_store
 
 BUCKET = "s3://benchmark"

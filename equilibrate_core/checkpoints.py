@@ -226,14 +226,14 @@ class Checkpoints:
     def _prune(self) -> None:
         """Remove all but the latest whole checkpoints, and what a killed run left half-written.
 
-        One whose manifest arrives altered neither counts nor goes: the fault may be on the way.
+        One that arrives altered neither counts nor goes: the fault may be on the way.
         """
         try:
             names = self.store.folders()
-            sealed = {name: self._is_sealed(name) for name in names}
-            whole = [name for name in sorted(names) if sealed[name]]
+            sealed = {name: self._is_sealed(name) for name in names if name not in self._passed_over}
+            whole = [name for name in sorted(sealed) if sealed[name]]
             kept = whole[-self.config.checkpoint_keep :]
-            for name in names:
+            for name in sealed:
                 if sealed[name] is not None and name not in kept:
                     self.store.remove(name)
         except (StorageError, OSError) as error:
@@ -264,6 +264,7 @@ class Checkpoints:
                 found.append((matching(self.store, name, self.identity), name, self.store))
             except (AlteredError, ArtifactError) as error:
                 logger.warning("%s; trying an older checkpoint", error)
+                self._passed_over.add(name)
         return sorted(found, key=lambda candidate: candidate[:2], reverse=True)
 
     def _newest(self, stack: ExitStack) -> tuple[str, str, str] | None:
@@ -280,6 +281,7 @@ class Checkpoints:
                 if len(candidates) == 1 and self.config.checkpoint_resume_from is not None:
                     raise ArtifactError(f"{error}; name another checkpoint_resume_from") from error
                 logger.warning("%s; trying an older checkpoint", error)
+                self._passed_over.add(name)
         return None
 
 

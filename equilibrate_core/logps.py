@@ -70,7 +70,8 @@ def _hidden_at(model: Any, batch: PaddedBatch, wanted_NL: Tensor) -> tuple[Tenso
     logits_NLV = model(
         input_ids=batch.input_ids_NL, attention_mask=batch.attention_mask_NL, use_cache=False
     ).logits
-    return logits_NLV[:, :-1][wanted_NL[:, 1:]], torch.nn.Identity()
+    # A chunk of its own: the gradient takes the place of what a view would share with the others.
+    return logits_NLV[:, :-1][wanted_NL[:, 1:]], torch.clone
 
 
 def _gather(project: Any, hidden_KD: Tensor, targets_K: Tensor) -> Tensor:

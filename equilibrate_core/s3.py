@@ -1,49 +1,25 @@
-"""A thin layer over boto3: s3:// URIs in, verified files out, one clear line when it fails.
-
-Endpoint, region and credentials come from the standard environment variables alone
-(AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_SESSION_TOKEN), or from the role of the pod; never from a config.
-"""
+"""A thin layer over boto3: s3:// URIs in, verified files out, one clear line when it fails."""
 
 import hashlib
-import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config as BotoConfig
 from botocore.exceptions import ClientError
 
 from equilibrate_core import s3_checksums as checksums
 from equilibrate_core.artifacts import MANIFEST, sha256_file
 from equilibrate_core.errors import StorageError
 from equilibrate_core.records import digest
+from equilibrate_core.s3_client import MAX_ATTEMPTS, connect
 from equilibrate_core.s3_download import download_object
 from equilibrate_core.s3_errors import storage_errors
 from equilibrate_core.s3_retries import AlteredContent, with_retries
 from equilibrate_core.s3_upload import abort_uploads, upload_object
 from equilibrate_core.s3_uris import S3Uri, join_uri, parse_uri, relative_name
-
-MAX_ATTEMPTS = 5
-"""Tries a request gets before its error counts; AWS_MAX_ATTEMPTS overrides it."""
-TIMEOUT_S = 60.0
-"""Seconds of silence after which a request is repeated; EQUILIBRATE_S3_TIMEOUT_S overrides it."""
-SETTINGS = (
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_ENDPOINT_URL",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_MAX_ATTEMPTS",
-    "EQUILIBRATE_S3_TIMEOUT_S",
-)
 
 
 @dataclass(frozen=True)
@@ -54,12 +30,6 @@ class S3Object:
     name: str
     num_bytes: int
     etag: str
-
-
-def connect(environment: Mapping[str, str] | None = None) -> Any:
-    """A boto3 S3 client for the given environment variables (default: the process's own)."""
-    values = os.environ if environment is None else environment
-    return _client(tuple(values.get(name) or None for name in SETTINGS))
 
 
 def create_bucket(uri: str) -> None:
@@ -218,33 +188,6 @@ def put_if_absent(uri: str, content: bytes) -> str | None:
 def replace_if_match(uri: str, content: bytes, etag: str) -> str | None:
     """Replace the object that still has `etag`; the new ETag, or None when it changed."""
     return _put_on_condition(uri, content, {"IfMatch": etag})
-
-
-@lru_cache(maxsize=8)
-def _client(settings: tuple[str | None, ...]) -> Any:
-    known = dict(zip(SETTINGS, settings, strict=True))
-    endpoint = known["AWS_ENDPOINT_URL_S3"] or known["AWS_ENDPOINT_URL"]
-    attempts = int(known["AWS_MAX_ATTEMPTS"] or MAX_ATTEMPTS)
-    on_loopback = urlsplit(endpoint or "").hostname in ("127.0.0.1", "localhost")
-    with storage_errors(endpoint or "s3://"):
-        return boto3.Session().client(
-            "s3",
-            endpoint_url=endpoint,
-            # boto3 itself reads AWS_DEFAULT_REGION only, pods are given AWS_REGION.
-            region_name=known["AWS_REGION"] or known["AWS_DEFAULT_REGION"] or "us-east-1",
-            aws_access_key_id=known["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=known["AWS_SECRET_ACCESS_KEY"],
-            aws_session_token=known["AWS_SESSION_TOKEN"],
-            config=BotoConfig(
-                retries={"mode": "standard", "total_max_attempts": attempts},
-                connect_timeout=5,
-                read_timeout=float(known["EQUILIBRATE_S3_TIMEOUT_S"] or TIMEOUT_S),
-                max_pool_connections=16,
-                proxies={} if on_loopback else None,  # no proxy leads to this machine
-                # Stores behind an own endpoint rarely have a host name for every bucket.
-                s3={"addressing_style": "path" if endpoint else "auto"},
-            ),
-        )
 
 
 def _head(target: S3Uri, *, absent_ok: bool = False) -> Any:

@@ -4,6 +4,7 @@ response text and the character each token ends at -> one segment index per toke
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Literal
 
@@ -29,16 +30,13 @@ def segment_ids(text: str, token_ends: Sequence[int], *, segment: Segment) -> li
         return list(range(len(token_ends)))
     if segment == "response":
         return [0] * len(token_ends)
-    return _densify([_sentence_of(end, _sentence_ends(text)) for end in token_ends])
+    sentence_ends = _sentence_ends(text)
+    return _densify([bisect_left(sentence_ends, end) for end in token_ends])
 
 
 def _sentence_ends(text: str) -> list[int]:
     ends = [match.end() for match in _END.finditer(text)]
     return ends if ends and ends[-1] >= len(text) else [*ends, len(text)]
-
-
-def _sentence_of(end: int, sentence_ends: Sequence[int]) -> int:
-    return sum(1 for sentence_end in sentence_ends if sentence_end < end)
 
 
 def _densify(ids: Sequence[int]) -> list[int]:

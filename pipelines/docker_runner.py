@@ -19,7 +19,7 @@ from kfp import local
 from kfp.local import docker_task_handler
 
 from equilibrate_core.errors import StageError
-from equilibrate_core.s3 import SETTINGS
+from equilibrate_core.s3_client import SETTINGS
 from equilibrate_core.small_model import cache_folder
 from pipelines.container_mounts import Shared
 from pipelines.local_tasks import TOLD_TO_STOP, LocalTasks, without_shell

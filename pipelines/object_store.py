@@ -23,7 +23,7 @@ from pathlib import Path
 
 from equilibrate_core.end_with_parent import ended_with_this
 from equilibrate_core.errors import StorageError
-from equilibrate_core.s3 import connect
+from equilibrate_core.s3_client import connect
 
 log = logging.getLogger(__name__)
 

@@ -46,14 +46,15 @@ class PolicyRow:
 
     @property
     def length(self) -> int:
-        """Tokens of both sides, prompt counted twice."""
-        answers = len(self.chosen.token_ids) + len(self.rejected.token_ids)
-        return 2 * len(self.prompt_ids) + answers
+        """Tokens of both sides in rows of their own, as long as the longer one."""
+        answers = (self.chosen.token_ids, self.rejected.token_ids)
+        return 2 * (len(self.prompt_ids) + max(map(len, answers)))
 
     @property
     def shared_length(self) -> int:
         """Tokens of both sides where what they have in common is held once."""
-        return self.length - len(self.prompt_ids) - self.first_difference
+        answers = len(self.chosen.token_ids) + len(self.rejected.token_ids)
+        return len(self.prompt_ids) + answers - self.first_difference
 
 
 def policy_row(pair: ScoredPair, ama: AmaConfig) -> PolicyRow:
@@ -183,6 +184,9 @@ def _credit(values: Sequence[float], initial: float, ama: AmaConfig) -> Tensor:
 
 def _masked_answer(row: PolicyRow, side: Side, ama: AmaConfig, baseline: float | None) -> AnswerRow:
     answer: AnswerRow = getattr(row, side)
+    if baseline is None and len(set(answer.segment_ids)) < 2:
+        # A number against itself: it is neither above nor below, whatever rounding makes of it.
+        return replace(answer, mask=torch.zeros_like(answer.mask))
     mask_1T = message_masks(
         answer.scores[None],
         torch.ones(1, len(answer.token_ids), dtype=torch.bool),

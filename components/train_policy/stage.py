@@ -32,6 +32,7 @@ from equilibrate_core.batches import can_share
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
 from equilibrate_core.errors import ArtifactError, ConfigError, DataError
 from equilibrate_core.models import check_processes, load_causal_lm, load_tokenizer
+from equilibrate_core.plain_head import has_plain_head
 from equilibrate_core.records import Pair, ScoredPair
 from equilibrate_core.scorer import pad_token
 from equilibrate_core.stage import Metrics, stage_main, start_stage
@@ -40,6 +41,10 @@ from equilibrate_core.training import StepLog, Trainer
 from equilibrate_core.training_log import live_events, write_training_log
 
 logger = logging.getLogger(__name__)
+EMPTY_MASKS = (
+    "all tokens of an answer to the masks; take another ama.baseline or a finer "
+    "score_tokens.segment, or, where answers have several segments, raise ama.min_kept"
+)
 
 
 def train_policy(
@@ -86,6 +91,8 @@ def training_rows(config: TrainPolicyConfig, scored_pairs: Path, counts: Counts)
     counts.read += len(rows)
     kept = [row for row in rows if not has_empty_mask(row)]
     counts.kept += len(kept)
+    if rows and not kept:
+        raise DataError(f"train_policy: all {len(rows)} pairs lost {EMPTY_MASKS}")
     if len(rows) > len(kept):
         counts.drop("empty_mask", len(rows) - len(kept))
     return kept
@@ -104,7 +111,9 @@ def masked_rows(config: TrainPolicyConfig, scored_pairs: Path) -> list[PolicyRow
 def _check_rewards(
     config: TrainPolicyConfig, pairs: Sequence[ScoredPair], scored_pairs: Path
 ) -> None:
-    """Raise ConfigError where the score needs rewards that nobody read."""
+    """Raise ConfigError where the masks need rewards that nobody read."""
+    if config.loss == "dpo":
+        return
     lacking = sum(
         pair.chosen_rewards is None
         and (config.ama.score == "combined" or pair.dimension == "helpful")
@@ -199,16 +208,18 @@ def _train(
         steps.append(step)
         live(step)
 
+    # Heads that are more than a projection keep the model's own code, which takes rows apart.
+    is_shared = can_share(held_out.model) and has_plain_head(held_out.model)
     trainer.train(
         rows,
-        attrgetter("shared_length" if can_share(held_out.model) else "length"),
+        attrgetter("shared_length" if is_shared else "length"),
         log,
         label=f"train policy ({config.loss})",
         prepare=lambda batch: _apply_batch_mean(config, batch),
         held_out=held_out.figures,
     )
     if not steps:
-        raise DataError("train_policy: every pair lost all its tokens to the masks; raise min_kept")
+        raise DataError(f"train_policy: every pair lost {EMPTY_MASKS}")
     return steps
 
 

@@ -36,13 +36,14 @@ class ScorerRow:
 
     @property
     def length(self) -> int:
-        """Tokens of both sides."""
-        return len(self.first_ids) + len(self.second_ids)
+        """Tokens of both sides in rows of their own, as long as the longer one."""
+        return 2 * max(len(self.first_ids), len(self.second_ids))
 
     @cached_property
     def shared_length(self) -> int:
         """Tokens of both sides where what they have in common is held once."""
-        return self.length - common_length(self.first_ids, self.second_ids)
+        both = self.first_ids, self.second_ids
+        return sum(map(len, both)) - common_length(*both)
 
 
 class ScorerObjective(nn.Module):

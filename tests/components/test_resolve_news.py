@@ -13,7 +13,8 @@ from components.resolve_inputs.news import find_news
 from components.resolve_inputs.stage import resolve_inputs
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.json_objects import read_json_object, write_json_object
-from equilibrate_core.s3 import connect, put_if_absent, upload_file
+from equilibrate_core.s3 import put_if_absent, upload_file
+from equilibrate_core.s3_client import connect
 from equilibrate_core.s3_uris import parse_uri
 
 pytest_plugins = ["tests.s3_store"]

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from equilibrate_core import checkpoints as checkpoints_module
-from equilibrate_core import s3, s3_retries
+from equilibrate_core import s3_retries
 from equilibrate_core.checkpoint_store import LocalStore
 from equilibrate_core.checkpoints import Checkpoints, TrainingState, checkpoints_of
 from equilibrate_core.errors import Preempted, StorageError
 from equilibrate_core.lease import Lease
 from equilibrate_core.preemption import Preemption
+from equilibrate_core.s3_client import connect
 from equilibrate_core.s3_uris import is_s3, join_uri, parse_uri
 from equilibrate_core.training import Trainer
 from equilibrate_core.training_config import TrainingConfig
@@ -163,8 +164,8 @@ def alter(uri: str) -> None:
         Path(uri).write_text("altered")
         return
     where = {"Bucket": parse_uri(uri).bucket, "Key": parse_uri(uri).key}
-    written = s3.connect().head_object(**where)["Metadata"]
-    s3.connect().put_object(**where, Body=b"altered", Metadata=written)
+    written = connect().head_object(**where)["Metadata"]
+    connect().put_object(**where, Body=b"altered", Metadata=written)
 
 
 @pytest.mark.parametrize("file", ["file", "manifest.json"])

@@ -6,6 +6,7 @@ import pytest
 
 from equilibrate_core import s3
 from equilibrate_core.errors import StorageError
+from equilibrate_core.s3_client import connect
 from equilibrate_core.s3_uris import S3Uri, join_uri, parse_uri, relative_name
 
 pytest_plugins = ["tests.s3_store"]
@@ -48,7 +49,7 @@ def test_listing_keeps_to_the_folder_and_not_to_names_that_begin_alike(bucket):
 
 def test_object_altered_in_the_store_is_refused_and_leaves_no_file(bucket, tmp_path):
     target = parse_uri(f"{bucket}/altered")
-    s3.connect().put_object(
+    connect().put_object(
         Bucket=target.bucket, Key=target.key, Body=b"altered", Metadata={"sha256": "0" * 64}
     )
     with pytest.raises(StorageError, match=r"SHA-256 is .* was altered"):
@@ -80,7 +81,7 @@ def test_replace_needs_the_etag_that_was_read(bucket):
 
 
 def test_write_repeated_after_a_lost_reply_is_still_ours(bucket):
-    events = s3.connect().meta.events
+    events = connect().meta.events
 
     def lose_first_reply(attempts, **_):
         return 0 if attempts == 1 else None
@@ -108,8 +109,8 @@ def test_content_digest_follows_content_and_nothing_else(bucket):
 
 def test_content_digest_of_a_versioned_object_is_its_version(bucket):
     name = parse_uri(bucket).bucket
-    s3.connect().put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-    version = s3.connect().put_object(Bucket=name, Key="x", Body=b"1")["VersionId"]
+    connect().put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    version = connect().put_object(Bucket=name, Key="x", Body=b"1")["VersionId"]
     assert s3.content_digest(f"{bucket}/x") == f"version:{version}"
 
 

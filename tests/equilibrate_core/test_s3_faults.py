@@ -12,6 +12,7 @@ from botocore.retries.standard import ExponentialBackoff
 from equilibrate_core import s3, s3_download, s3_retries, s3_upload
 from equilibrate_core.errors import StorageError
 from equilibrate_core.json_objects import read_json_object, write_json_object
+from equilibrate_core.s3_client import connect
 from equilibrate_core.s3_uris import parse_uri
 from pipelines.object_store import ObjectStore
 from tests.fault_proxy import FAULTS, FaultProxy, fault_proxy
@@ -81,7 +82,7 @@ def test_one_fault_on_the_way_up_changes_nothing(
     s3.upload_file(file_of(tmp_path, size), f"{bucket}/f")
     assert proxy.done[fault] == (1 if fault not in ("broken", "truncated") else proxy.done[fault])
     target = parse_uri(f"{bucket}/f")
-    stored = s3.connect().get_object(Bucket=target.bucket, Key=target.key)["Body"].read()
+    stored = connect().get_object(Bucket=target.bucket, Key=target.key)["Body"].read()
     assert stored == content(size)
 
 
@@ -102,7 +103,7 @@ def test_object_of_others_is_verified_by_its_etag(
     proxy: FaultProxy, bucket: str, tmp_path: Path
 ) -> None:
     target = parse_uri(f"{bucket}/theirs")
-    s3.connect().put_object(Bucket=target.bucket, Key=target.key, Body=content(5000))
+    connect().put_object(Bucket=target.bucket, Key=target.key, Body=content(5000))
     proxy.choose = once("corrupted", "GET")
     s3.download_file(f"{bucket}/theirs", tmp_path / "back")
     assert proxy.done["corrupted"] == 1
@@ -111,7 +112,7 @@ def test_object_of_others_is_verified_by_its_etag(
 
 def put_in_parts(bucket: str, parts: list[bytes], **options: Any) -> None:
     """An object as other tools write it: in parts, without a digest of the whole."""
-    client, target = s3.connect(), parse_uri(f"{bucket}/theirs")
+    client, target = connect(), parse_uri(f"{bucket}/theirs")
     where = {"Bucket": target.bucket, "Key": target.key}
     upload = client.create_multipart_upload(**where, **options)["UploadId"]
     done = []
@@ -240,7 +241,7 @@ def test_object_replaced_during_a_download_is_not_mixed(
     s3.upload_file(file_of(tmp_path, 4 * RANGE, seed=1), f"{bucket}/f")
     replaced = threading.Event()
     target = parse_uri(f"{bucket}/f")
-    direct = s3.connect(store().environment)
+    direct = connect(store().environment)
 
     def replace(method: str, path: str) -> str:
         if method == "GET" and not replaced.is_set():
