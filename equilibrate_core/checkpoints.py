@@ -89,6 +89,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         self._saved_step = 0
         self._retry_at = 0.0
+        self._passed_over: set[str] = set()
 
     def due(self, step: int, num_steps: int) -> bool:
         """Whether a checkpoint is to be saved after `step` steps; only process 0 knows the time.
@@ -230,7 +231,7 @@ class Checkpoints:
         """
         try:
             names = self.store.folders()
-            sealed = {name: self._is_sealed(name) for name in names if name not in self._passed_over}
+            sealed = {n: self._is_sealed(n) for n in names if n not in self._passed_over}
             whole = [name for name in sorted(sealed) if sealed[name]]
             kept = whole[-self.config.checkpoint_keep :]
             for name in sealed:

@@ -198,27 +198,22 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _rewards_suffice(self) -> Self:
+    def _scores_suffice_for_masks(self) -> Self:
+        scores = self.score_tokens
         policies = {"train_policy": self.train_policy, "train_control": self.train_control}
         for name, policy in policies.items():
-            combined = policy is not None and policy.ama.score == "combined"
-            if combined and self.score_tokens.rewards != "all_pairs":
+            if policy is None or policy.loss == "dpo":
+                continue
+            if policy.ama.score == "combined" and scores.rewards != "all_pairs":
                 raise ValueError(
                     f"{name}.ama.score: combined needs the rewards of all pairs; set "
                     "score_tokens.rewards: all_pairs"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _baseline_says_something(self) -> Self:
-        if (
-            self.train_policy.ama.baseline == "response_mean"
-            and self.score_tokens.segment == "response"
-        ):
-            raise ValueError(
-                "train_policy.ama.baseline response_mean with score_tokens.segment response "
-                "compares a number with itself; change one of them"
-            )
+            if policy.ama.baseline == "response_mean" and scores.segment == "response":
+                raise ValueError(
+                    f"{name}.ama.baseline response_mean with score_tokens.segment response "
+                    "compares a number with itself; change one of them"
+                )
         return self
 
 

@@ -410,6 +410,7 @@ def test_a_score_that_needs_the_rewards_nobody_read_is_refused(
     with pytest.raises(ConfigError, match=message):
         train(scored, tiny_model, tmp_path / "policy", ama=combined)
     train(scored | {"scored": rewarded}, tiny_model, tmp_path / "policy", ama=combined)
+    train(scored, tiny_model, tmp_path / "control", loss="dpo", ama=combined)
 
 
 def test_pairs_without_use_for_the_reward_model_still_need_one(
@@ -436,6 +437,16 @@ def test_batch_mean_does_not_depend_on_micro_batches(
         )
         losses.append(metrics["final_loss"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_response_mean_keeps_nothing_of_a_response_of_one_segment(
+    scored: dict[str, Path],
+) -> None:
+    ama = AmaConfig(baseline="response_mean")
+    for pair in read_dataset(scored["scored"], ScoredPair):
+        one = pair.model_copy(update={"chosen_segment_ids": [0] * len(pair.chosen_token_ids)})
+        row = masked(policy_row(one, ama), ama, None)
+        assert not row.chosen.mask.any() and row.rejected.mask.any()
 
 
 def test_response_mean_over_whole_responses_is_refused(

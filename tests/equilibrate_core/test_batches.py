@@ -56,7 +56,7 @@ def test_shared_rows_are_used_and_hold_fewer_tokens(folder: Path) -> None:
     assert together.shared.input_ids_PM.numel() < apart.input_ids_NL.numel()
 
 
-def test_the_rows_of_both_trainings_know_how_many_tokens_they_have_in_a_shared_row(
+def test_the_rows_of_both_trainings_know_how_many_tokens_a_pass_computes_for_them(
     folder: Path,
 ) -> None:
     firsts, seconds, starts = encoded(load_tokenizer(folder))
@@ -64,9 +64,14 @@ def test_the_rows_of_both_trainings_know_how_many_tokens_they_have_in_a_shared_r
         shared = PaddedBatch.of_pairs([first], [second], pad_id=0, device=CPU).shared
         assert shared is not None
         num_tokens = shared.input_ids_PM.shape[1]
-        assert ScorerRow(first, second, (start, start), 1, -1).shared_length == num_tokens
+        apart = PaddedBatch.of([first, second], pad_id=0, device=CPU).input_ids_NL.numel()
         pair = scored(first[:start], first[start:], second[start:])
-        assert policy_row(pair, AmaConfig()).shared_length == num_tokens
+        for row in (
+            ScorerRow(first, second, (start, start), 1, -1),
+            policy_row(pair, AmaConfig()),
+        ):
+            assert row.shared_length == num_tokens
+            assert row.length == apart
 
 
 def scored(prompt: list[int], chosen: list[int], rejected: list[int]) -> ScoredPair:

@@ -186,6 +186,22 @@ def test_an_altered_checkpoint_is_passed_over_for_an_older_one(
         assert newest(checkpoints) == "step-3"
 
 
+def test_an_altered_checkpoint_does_not_take_the_place_of_those_before_it(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_retries, "FIRST_DELAY_S", 0.01)
+    settings = TrainingConfig(checkpoint_uri=place, checkpoint_keep=1)
+    with checkpoints_of(run_of(), settings) as checkpoints:
+        assert checkpoints is not None
+        write_checkpoint(checkpoints, "step-4", step=4)
+        alter(join_uri(checkpoints.store.uri, "step-4/file"))
+        assert newest(checkpoints) is None
+        for step in (1, 2):
+            write_checkpoint(checkpoints, f"step-{step}", step=step)
+            assert newest(checkpoints) == f"step-{step}"
+        assert sorted(checkpoints.store.folders()) == ["step-2", "step-4"]
+
+
 def test_a_store_that_fails_to_answer_is_no_reason_to_take_an_older_checkpoint(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,25 @@ def test_a_head_that_is_more_than_a_projection_keeps_the_models_own_logits(name:
     assert logps.tolist()[2:] == pytest.approx([own[t - 1, ids[t]].item() for t in range(2, 6)])
 
 
+@pytest.mark.parametrize("name", [*MORE_THAN_A_PROJECTION, *PLAIN])
+def test_every_head_has_the_gradient_of_the_models_own_logits(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("equilibrate_core.logps.VOCABULARY_CHUNK", 2)
+    model = model_of((MORE_THAN_A_PROJECTION | PLAIN)[name])
+    ids = [5, 9, 30, 7, 7, 80]
+    batch = PaddedBatch.of([ids], pad_id=0, device=torch.device("cpu"))
+    token_logps(model, batch, span_mask([1], [6], 6)).sum().backward()
+    ours = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+    model.zero_grad()
+    table = model(input_ids=batch.input_ids_NL).logits[0, :-1].log_softmax(-1)
+    table.gather(1, batch.input_ids_NL[0, 1:, None]).sum().backward()
+    theirs = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    for mine, other in zip(ours, theirs, strict=True):
+        # Norms compute in float32, whatever they are given.
+        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_head_that_is_a_projection_is_known_as_one(name: str) -> None:
     assert has_plain_head(model_of(PLAIN[name]))

@@ -126,6 +126,8 @@ def test_a_score_that_needs_rewards_of_pairs_nobody_reads_is_refused(policy: str
         parse_config(values(**changed), RunConfig, "run.yaml")
     read = values()["score_tokens"] | {"rewards": "all_pairs"}
     parse_config(values(**changed, score_tokens=read), RunConfig, "run.yaml")
+    changed[policy]["loss"] = "dpo"  # no mask, no rewards
+    parse_config(values(**changed), RunConfig, "run.yaml")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -186,6 +188,17 @@ def test_built_pairs_join_the_train_pairs_only_when_asked_for(tmp_path: Path) ->
                 },
             },
             "compares a number with itself",
+        ),
+        (
+            {
+                "score_tokens": {"precision": "float32", "segment": "response"},
+                "train_control": {
+                    "loss": "random_mask",
+                    "ama": {"baseline": "response_mean"},
+                    "training": {"precision": "float32"},
+                },
+            },
+            "train_control.ama.baseline response_mean",
         ),
         (
             {"train_scorer": {"eval_cost": {"kind": "cost", "rows": "first_half"}}},
