@@ -356,11 +356,23 @@ def kept_tokens(preview: dict) -> list[list[bool]]:
     return [[token["kept"] for token in preview[side]] for side in ("chosen", "rejected")]
 
 
-def test_pairs_with_an_empty_mask_are_dropped_and_counted(scored: dict[str, Path]) -> None:
+def test_pairs_with_an_empty_mask_are_dropped_and_counted(
+    scored: dict[str, Path], tmp_path: Path
+) -> None:
+    pairs = read_dataset(scored["scored"], ScoredPair)
+    far = [1e6] * len(pairs[0].chosen_token_ids)  # so harmful that nothing of it is to be learned
+    pairs[0] = pairs[0].model_copy(update={"chosen_costs": far})
     counts = Counts()
-    settings = TrainPolicyConfig(ama=AmaConfig(baseline=1e9, min_kept=0.0))
-    assert training_rows(settings, scored["scored"], counts) == []
-    assert counts.dropped == {"empty_mask": 24}
+    settings = TrainPolicyConfig(ama=AmaConfig(baseline=-1e5, min_kept=0.0))
+    for row in (rows := masked_rows(settings, as_dataset(tmp_path / "scored", pairs))):
+        assert not row.rejected.mask.any()
+    assert len(rows) == 24 and not rows[0].chosen.mask.any()
+    settings = TrainPolicyConfig(ama=AmaConfig(baseline=-1e5, min_kept=0.1))
+    nothing_left = pairs[0].model_copy(update={"chosen_segment_ids": [0] * len(far)})
+    folder = as_dataset(tmp_path / "one", [nothing_left, *pairs[1:]])
+    kept = training_rows(settings, folder, counts)
+    assert [row.id for row in kept] == [pair.id for pair in pairs[1:]]
+    assert counts.dropped == {"empty_mask": 1}
     counts.check()
 
 
