@@ -4,7 +4,7 @@ figures and pairs -> tables and a Markdown page; `data_card_page` makes the HTML
 begun by assemble_dataset and, where there is one, continued by build_pairs.
 """
 
-import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +23,8 @@ INTRODUCTION = (
     "that most of the prompt's letters are of, which several languages share."
 )
 _ESCAPED = str.maketrans({c: "\\" + c for c in "\\|`*["} | {"<": "&lt;", ">": "&gt;"})
+JOINERS = "\u200b\u200c\u200d"
+"""Characters without width inside a word; marks (vowels of Hindi or Thai) stand there, too."""
 Card = Mapping[str, Any]
 Cells = Sequence[Any]
 Section = tuple[str, Cells, Sequence[Cells]]
@@ -74,8 +76,19 @@ def to_markdown(card: Card, examples: Sequence[Pair]) -> str:
 
 
 def masked(text: str, limit: int = 120) -> str:
-    """The start of a text with every letter and digit but the words' first hidden."""
-    return re.sub(r"(?<=\w)\w", "•", " ".join(text.split())[:limit])
+    """The start of a text with every letter, mark and digit but the words' first hidden."""
+    shown: list[str] = []
+    is_inside = False
+    for character in " ".join(text.split())[:limit]:
+        goes_on = unicodedata.category(character)[0] == "M" or character in JOINERS
+        is_hidden = is_inside and (goes_on or _is_of_a_word(character))
+        shown.append("•" if is_hidden else character)
+        is_inside = is_hidden or _is_of_a_word(character)
+    return "".join(shown)
+
+
+def _is_of_a_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def counted(counts: Counts) -> dict[str, int]:

@@ -39,8 +39,11 @@ def label_priors(answers: Sequence[Completion], labels: Sequence[str]) -> Probs:
     Unlisted labels count with their bounds: a floor near zero would make whatever the judge says
     later of such a label the likeliest.
 
-    Raises StageError when the judge tells no log-probs.
+    Raises StageError when a request failed, or the judge tells no log-probs.
     """
+    failure = next((answer.error for answer in answers if answer.error is not None), None)
+    if failure is not None:
+        raise StageError(f"calibrate: no answer to a text without content: {failure}")
     probs = [label_probs(answer, labels) for answer in answers]
     found = [p for p in probs if p is not None]
     if len(found) < len(probs) or not found:

@@ -5,6 +5,8 @@ Changed prompts, models or rows are therefore asked anew, so is a retry on a mac
 comes to something else, and row order or shards do not matter.
 """
 
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -37,7 +39,8 @@ class Ledger:
         """Ledger of the stage that writes `output`: next to it, or inside `progress_dir`.
 
         There the digests of the stage's inputs are part of the name: the judges of several
-        models' answers run at once, on the same volume.
+        models' answers run at once, on the same volume. Runs over the same inputs share a folder,
+        whatever their config: a judge that was mended goes on from what it had answered.
         """
         if progress_dir is None:
             return cls(output.parent / f".{output.name}.progress")
@@ -54,7 +57,9 @@ class Ledger:
             with suppress(ValueError, TypeError):  # a line the disk spoilt is asked again
                 key, fields = json.loads(line)
                 self.known[key] = Completion(**fields)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a+", encoding="utf-8")  # NFS locks what can be read and written
+        with suppress(OSError):  # a volume without locks
+            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return self
 
     def __exit__(
@@ -88,13 +93,26 @@ class Ledger:
     def discard(self) -> None:
         """Remove the folder: its answers are part of a finished artifact now.
 
-        That artifact is safe, so a folder that cannot be removed is no failure.
+        That artifact is safe, so a folder that cannot be removed is no failure. One that another
+        run has open is left to it.
         """
         self._close()  # NFS keeps a removed file in its folder while it is open
+        if self._is_in_use():
+            logger.info("%s stays, another run is using it", self.folder)
+            return
         try:
             remove(self.folder)
         except OSError as error:
             logger.warning("%s cannot be removed, remove it by hand: %s", self.folder, error)
+
+    def _is_in_use(self) -> bool:
+        """Whether another run has the answers open; on a volume without locks none seems to."""
+        try:
+            with (self.folder / ANSWERS).open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+        return False
 
     def _close(self) -> None:
         if self._file:

@@ -19,6 +19,8 @@ Refusal = Literal["Compliance", "Partial", "Refusal"]
 HARM_DISPUTED = "is_harmful_disputed"
 """Metadata key of a suite's prompt that is harmful by one source and benign by another; its
 `is_harmful` is None, yet it is no helpfulness prompt: nobody can say what a good answer is."""
+REQUEST = "request"
+"""Metadata key of a prompt that is a request with the text it is about behind it: the request."""
 NO_ANSWER = "no_answer"
 """Reason under which generations count prompts that were asked and have no answer."""
 UNANSWERED = "unanswered.json"

@@ -8,6 +8,7 @@ import gzip
 import json
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ CHOICES = ("choices", "choice", "options", "endings")
 _ONE_CHOICE = re.compile(r"(choice|option)\d|[A-E]")
 _INLINE = re.compile(r"\n\s*(?:\(?A[.):]|Options:|Answer:|答案)")
 _INLINE_CHOICE = re.compile(r"^\s*(?:\(?[A-Z][.):]|-)\s*(\S.*)$", re.MULTILINE)
+BROKEN = (ValueError, OSError, EOFError, zlib.error, RecursionError, csv.Error)
+"""What reading a file raises that is damaged, cut or of another kind than its name says."""
 SCHEMA = {"suite": pl.String, "text": pl.String, "choices": pl.List(pl.String)}
 Asked = tuple[str, list[str]]
 
@@ -91,7 +94,7 @@ def _asked_in(path: Path) -> Iterator[Asked]:
                 yield from _asked(json.loads(line))
         elif path.suffix == ".json":
             yield from _asked(json.loads(path.read_bytes()))
-    except (ValueError, OSError, csv.Error) as error:
+    except BROKEN as error:
         raise DataError(f"{path}: cannot be read as a benchmark's file: {error}") from error
 
 

@@ -1,10 +1,12 @@
 """Training prompts that give an evaluation prompt away: as a whole, or in one of their user turns.
 
-training and evaluation prompts -> the reason on those that go, and a count by suite and rule.
+training and evaluation prompts -> the reason on those that go, and a count by suite and rule. They
+give it away by all of it or by a part: a turn of its user, or its request without the context.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,14 +14,48 @@ import polars as pl
 from components.assemble_dataset.config import AssembleDatasetConfig
 from equilibrate_core.likeness.contamination import KINDS, Match, contaminated
 from equilibrate_core.likeness.normalising import normalised
+from equilibrate_core.likeness.specificity import says_enough
+from equilibrate_core.records import REQUEST
+from equilibrate_core.tables import dataset_files
 
 CONTAMINATED = "contaminated"
 
 
+def parts_of_evaluation(artifact: Path) -> pl.DataFrame:
+    """Suite and normalised text of what the evaluation prompts are made of: turns and requests.
+
+    Each once, and none that says little: of two conversations that begin with "Hi" neither gives
+    the other away.
+    """
+    role, content = (pl.element().struct.field(name) for name in ("role", "content"))
+    turns = pl.col("messages").list.eval(pl.when(role == "user").then(content))
+    found = (
+        pl.scan_parquet(dataset_files(artifact))
+        .filter(pl.col("suite").is_not_null())
+        .select("suite", text=pl.concat_list(turns, pl.col("metadata").map.get(REQUEST)))
+        .collect()
+        .explode("text")
+        .drop_nulls()
+    )
+    plain = found.with_columns(normalised(found["text"]))
+    once = plain.sort("suite", "text").unique("text", keep="first", maintain_order=True)
+    return once.filter(pl.Series(map(says_enough, once["text"]), dtype=pl.Boolean))
+
+
 def decontaminate(
-    training: pl.DataFrame, evaluation: pl.DataFrame, config: AssembleDatasetConfig
+    training: pl.DataFrame,
+    evaluation: pl.DataFrame,
+    parts: pl.DataFrame,
+    config: AssembleDatasetConfig,
 ) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
-    """The training prompts with `reason`, and how many go by the suite they give away, and how."""
+    """The training prompts with `reason`, and how many go by the suite they give away, and how.
+
+    `parts`: see `parts_of_evaluation`.
+    """
+    parts = parts.join(evaluation, on="text", how="anti")
+    evaluation = pl.concat([evaluation, parts], how="diagonal").with_columns(
+        pl.col("choices").fill_null([])
+    )
     # One search for conversations and their turns: where there are none it costs nothing more.
     turns = _turns(training)
     texts = training["text"]
@@ -28,6 +64,7 @@ def decontaminate(
         evaluation["text"],
         threshold=config.contamination_jaccard,
         choices=evaluation["choices"],
+        num_parts=len(parts),
     )
     matches = _by_conversation(found, len(training), turns["rows"].to_list())
     suites = evaluation["suite"].to_list()

@@ -4,8 +4,8 @@ labelled prompts -> id, category, reason. Independent of the order of the rows:
 - Prompts whose normalised texts are equal share one label: the commonest among them, under
   `gold_else_judge` among the gold ones if any has one; a tie leaves them unlabelled, so that they
   fill no quota. Conflicts are counted.
-- Prompts equal to, containing or like an evaluation prompt or a benchmark's question go
-  (`contaminated`; the rules are in `contamination`), and so do conversations any of whose user
+- Prompts equal to, containing or like an evaluation prompt, a part of one or a benchmark's question
+  go (`contaminated`; the rules are in `contamination`), and so do conversations any of whose user
   turns is.
 - Of near-duplicates one stays: one with pairs before one without, a labelled one before an
   unlabelled one, then the smallest id. It keeps its own label; differing labels are counted.
@@ -18,7 +18,11 @@ import polars as pl
 
 from components.assemble_dataset.benchmark_questions import SCHEMA, benchmark_questions
 from components.assemble_dataset.config import AssembleDatasetConfig
-from components.assemble_dataset.decontamination import CONTAMINATED, decontaminate
+from components.assemble_dataset.decontamination import (
+    CONTAMINATED,
+    decontaminate,
+    parts_of_evaluation,
+)
 from equilibrate_core.likeness.near_duplicates import near_duplicates
 from equilibrate_core.likeness.normalising import normalised
 from equilibrate_core.likeness.prompt_groups import COLUMNS, group_of
@@ -60,7 +64,8 @@ def judge_prompts(
     )
     benchmarks = benchmark_questions(config.benchmarks_uri)
     asked = evaluation.select("suite", "text", choices=pl.lit([], dtype=SCHEMA["choices"]))
-    training, matches = decontaminate(training, pl.concat([asked, benchmarks]), config)
+    whole = pl.concat([asked, benchmarks])
+    training, matches = decontaminate(training, whole, parts_of_evaluation(artifact), config)
     training, alike = _deduplicate(training, config)
     judged = pl.concat(
         [evaluation.with_columns(reason=pl.lit(EVALUATION)), training], how="diagonal"

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from components.classify_prompts.config import ClassifierConfig
 from equilibrate_core.errors import StageError
 from equilibrate_core.likeness.prompt_groups import conversations, drawn, groups_by_id, too_like
-from equilibrate_core.records import Prompt, digest
+from equilibrate_core.records import CATEGORIES, Prompt, digest
 
 logger = logging.getLogger(__name__)
 FOLDS = 3
@@ -79,12 +79,26 @@ def train_head(features: Floats, labels: Sequence[str], config: ClassifierConfig
             f"categories with at least {MIN_PER_CLASS} prompts each: give more gold labels, or "
             "set classifier.seed_labels to llm with a larger seed_size"
         )
+    _warn_of_rare(counts, config)
     target = np.asarray(labels)
     features = features.astype(np.float64)  # in float32 the search for the optimum may break off
     scores = {c: _cross_validated(features, target, c, seed) for c in config.l2}
     best = max(scores, key=lambda c: (scores[c], -c))
     logger.info("classifier: %d seed labels %s, C %g", len(labels), dict(counts), best)
     return _head(best, seed).fit(features, target)
+
+
+def _warn_of_rare(counts: Mapping[str, int], config: ClassifierConfig) -> None:
+    rare = [f"{c} ({counts.get(c, 0)})" for c in CATEGORIES if counts.get(c, 0) < MIN_PER_CLASS]
+    mend = "give gold labels of such prompts or set classifier.seed_labels to llm"
+    if config.seed_labels == "llm":
+        mend = "raise classifier.seed_size"
+    if rare:
+        logger.warning(
+            "classifier: too few seed prompts of %s: what belongs there gets another label; %s",
+            ", ".join(rare),
+            mend,
+        )
 
 
 def predict(head: Any, features: Floats) -> list[tuple[str, float]]:

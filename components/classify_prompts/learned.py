@@ -15,7 +15,7 @@ from components.classify_prompts.panel import ask_panel, label
 from equilibrate_core.judge import Judgement
 from equilibrate_core.judge_ledger import Ledger
 from equilibrate_core.progress import Progress
-from equilibrate_core.records import LabelledPrompt, Prompt
+from equilibrate_core.records import CATEGORIES, LabelledPrompt, Prompt
 
 ROWS_PER_CHUNK = 4096  # bounds the memory of features
 
@@ -27,8 +27,8 @@ class Learned:
     labelled: list[LabelledPrompt]
     held_out: list[LabelledPrompt]
     """Prompts with a gold label that the head never saw; they measure it."""
-    num_seed: int
-    """Seed prompts with a label: the head learned from these."""
+    seed_counts: dict[str, int]
+    """Seed prompts with a label, by category: the head learned from these."""
     num_cut: int
     """Seed prompts too long for the LLM judge."""
     num_failed_votes: int
@@ -68,7 +68,8 @@ def learn_and_label(
     held_out = [labelled[row] for row in split.held_out]
     num_cut = sum(judgement.was_cut for judgement in judged)
     num_failed_votes = sum(judgement.num_failed_votes for judgement in judged)
-    return Learned(labelled, held_out, len(rows), num_cut, num_failed_votes, training_s)
+    seed_counts = {category: labels.count(category) for category in CATEGORIES}
+    return Learned(labelled, held_out, seed_counts, num_cut, num_failed_votes, training_s)
 
 
 def _label_seed(

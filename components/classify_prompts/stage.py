@@ -35,7 +35,8 @@ def classify_prompts(
 
             result = learn_and_label(config, rows, judge_model, run.inputs["judge_model"], ledger)
             labelled, measured, num_cut = result.labelled, result.held_out, result.num_cut
-            extra: Metrics = {"num_seed": result.num_seed}
+            extra: Metrics = {"num_seed": sum(result.seed_counts.values())}
+            extra |= {f"num_seed_{category}": n for category, n in result.seed_counts.items()}
             timing: Metrics = {"training_s": result.training_s}
             num_failed_votes = result.num_failed_votes
         else:

@@ -15,6 +15,7 @@ from components.import_data.reshape import (
     transcript_answers,
     unrecorded_request,
 )
+from equilibrate_core.records import REQUEST
 
 Row = dict[str, Any]
 
@@ -79,7 +80,7 @@ ADAPTERS: dict[str, Adapter] = {
     "harmbench": Adapter(
         {"prompt": "Behavior", "context": "ContextString?", "id": "BehaviorID?"},
         _suite("harmbench", is_harmful=True),
-        ("FunctionalCategory", "SemanticCategory", "Tags"),
+        ("FunctionalCategory", "SemanticCategory", "Tags", f"{REQUEST}=Behavior"),
     ),
     "strongreject": Adapter(
         {"prompt": "forbidden_prompt"},

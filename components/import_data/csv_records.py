@@ -4,7 +4,7 @@ An open text file -> RawRows; every line that is not blank belongs to exactly on
 """
 
 import csv
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -71,8 +71,18 @@ def _header(records: Iterator[list[str] | csv.Error], lines: "Lines", name: str)
         elif isinstance(record, csv.Error):
             raise DataError(f"{name}:{lines.first}: the header is not CSV: {record}")
         elif record:
+            _refuse_twins(record, f"{name}:{lines.first}")
             return record
     return []
+
+
+def _refuse_twins(header: list[str], location: str) -> None:
+    """Nobody can say which of two columns of one name is meant; columns without one are not."""
+    twins = [repr(column) for column, number in Counter(header).items() if column and number > 1]
+    if twins:
+        raise DataError(
+            f"{location}: the header names {', '.join(twins)} twice; rename or remove all but one"
+        )
 
 
 def _problem(record: list[str] | csv.Error, header: list[str]) -> str | None:

@@ -112,14 +112,15 @@ def _read_json(path: Path, name: str) -> Iterator[Rows]:
         raise DataError(f"{name}: broken JSON: {error}") from error
     if not isinstance(values, list):
         raise DataError(f"{name}: expected a JSON array of rows, found {type(values).__name__}")
-    yield from in_blocks(_array_rows(values, name, clean=is_unicode(text)))
+    yield from in_blocks(_array_rows(values, name, text))
 
 
-def _array_rows(values: list[Any], name: str, *, clean: bool) -> Iterator[RawRow]:
+def _array_rows(values: list[Any], name: str, text: str) -> Iterator[RawRow]:
+    clean, num_bytes = is_unicode(text), len(text) // max(len(values), 1)
     for index, value in enumerate(values):
         location = f"{name}[{index}]"
         if clean or is_unicode(json.dumps(value, ensure_ascii=False)):
-            yield as_object(value, location, None)
+            yield as_object(value, location, None, num_bytes)
         else:
             yield RawRow(location, None, json.dumps(value, ensure_ascii=False), BAD_UTF8)
 
@@ -138,6 +139,7 @@ def _parquet_rows(path: Path, name: str) -> Iterator[RawRow]:
     index = 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1000):
+            num_bytes = batch.nbytes // max(batch.num_rows, 1)
             for position in range(batch.num_rows):
                 location = f"{name}[{index}]"
                 index += 1
@@ -147,7 +149,7 @@ def _parquet_rows(path: Path, name: str) -> Iterator[RawRow]:
                     raw = error.object.decode("utf-8", "replace")
                     yield RawRow(location, None, raw, BAD_UTF8)
                 else:
-                    yield RawRow(location, value)
+                    yield RawRow(location, value, num_bytes=num_bytes)
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[Rows]]] = {

@@ -43,6 +43,8 @@ class RawRow:
     raw: str | None = None
     """Text of the row, where there is one."""
     problem: str | None = None
+    num_bytes: int = 0
+    """Memory it takes, about, where there is no text to tell."""
 
 
 class JsonLine(NamedTuple):
@@ -98,13 +100,13 @@ Rows = JsonLines | list[RawRow]
 def in_blocks(rows: Iterable[RawRow]) -> Generator[Rows]:
     """The rows in blocks of bounded size."""
     block: list[RawRow] = []
-    num_chars = 0
+    num_bytes = 0
     for row in rows:
         block.append(row)
-        num_chars += len(row.raw or "")
-        if len(block) >= ROWS_PER_BLOCK or num_chars >= BYTES_PER_BLOCK:
+        num_bytes += len(row.raw or "") or row.num_bytes
+        if len(block) >= ROWS_PER_BLOCK or num_bytes >= BYTES_PER_BLOCK:
             yield block
-            block, num_chars = [], 0
+            block, num_bytes = [], 0
     if block:
         yield block
 
@@ -124,10 +126,10 @@ def first_rows(blocks: Generator[Rows], number: int) -> Generator[Rows]:
                 return
 
 
-def as_object(value: Any, location: str, raw: str | None) -> RawRow:
+def as_object(value: Any, location: str, raw: str | None, num_bytes: int = 0) -> RawRow:
     """The row of a JSON value, which has to be an object."""
     if isinstance(value, dict):
-        return RawRow(location, value, raw)
+        return RawRow(location, value, raw, num_bytes=num_bytes)
     raw = json.dumps(value, ensure_ascii=False) if raw is None else raw
     return RawRow(location, None, raw, f"expected an object, found {type(value).__name__}")
 

@@ -96,5 +96,6 @@ def _hub_rows(source: Source, digests: Digests) -> Iterator[RawRow]:
         rows = datasets.load_dataset(
             target.repo, target.subset, split=source.split, revision=revision
         )
+        num_bytes = rows.data.nbytes // max(rows.data.num_rows, 1)
         for index, value in enumerate(rows):
-            yield RawRow(f"{source.uri}[{index}]", dict(value))
+            yield RawRow(f"{source.uri}[{index}]", dict(value), num_bytes=num_bytes)

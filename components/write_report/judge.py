@@ -9,6 +9,7 @@ from typing import Any
 from components.write_report.formats import interval, number, percent
 from components.write_report.inputs import Evidence
 from components.write_report.report import JudgeQuality
+from equilibrate_core.records import CATEGORIES
 
 MIN_TRUSTED_KAPPA = 0.4
 """Below it agreement is at best "fair" (Landis and Koch 1977); the lower end of kappa's interval
@@ -101,6 +102,18 @@ def checked(evidence: Evidence, kind: str) -> str:
     parts = ("cost", "cost_answers") if kind == "cost" else (kind,)
     said = [_compared(human_quality(evidence.human_labels, p), BASES.get(p, "")) for p in parts]
     return "; ".join(filter(None, said)) or NOT_COMPARED
+
+
+def unlearned(evidence: Evidence) -> list[str]:
+    """A warning of categories that the classifier of the prompts cannot know, if there are any."""
+    metrics = evidence.metrics["labelled_prompts"]
+    absent = [c for c in CATEGORIES if metrics.get(f"num_seed_{c}") == 0]
+    if not absent:
+        return []
+    return [
+        f"The classifier that sorted the prompts learned from no prompt of {' and '.join(absent)}: "
+        "whatever belongs there counts as another category."
+    ]
 
 
 def costs_checked(evidence: Evidence) -> str:

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from components.write_report.formats import change, figure, interval, number, percent, points
 from components.write_report.inputs import Evidence
-from components.write_report.judge import ASKED, human_quality, is_same_judge, kappa_in_words
+from components.write_report.judge import (
+    ASKED,
+    human_quality,
+    is_same_judge,
+    kappa_in_words,
+    unlearned,
+)
 from components.write_report.report import Figure, Gate, JudgeQuality, Row
 from components.write_report.scores import cost_reader
 
@@ -73,6 +79,7 @@ def warnings(
             "Another judge sorted the prompts than judged the answers: the agreement shown here "
             "says nothing about the latter."
         )
+    found += unlearned(evidence)
     found += _doubts(evidence, [k for k in RESTS if any(n.endswith(f" {k}") for n in shares)])
     if not_asked:
         found.append(

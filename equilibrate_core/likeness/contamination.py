@@ -47,16 +47,18 @@ def contaminated(
     *,
     threshold: float,
     choices: pl.Series | None = None,
+    num_parts: int = 0,
 ) -> dict[int, Match]:
     """Match of every training text that is too close to an evaluation text, by its index.
 
-    `choices` holds a list for each evaluation text, empty where it has none; normalised, too.
+    `choices` holds a list for each evaluation text, empty where it has none; normalised, too. The
+    last `num_parts` evaluation texts are parts of others.
     """
     if not len(evaluation) or not len(training):
         return {}
     texts = evaluation.to_list()
     options = [tuple(own) for own in choices] if choices is not None else [()] * len(texts)
-    wanted = patterns(texts, options)
+    wanted = patterns(texts, options, num_parts=num_parts)
     whole = [
         text if len(parts) == 1 else " ".join((text, *own))
         for text, own, parts in zip(texts, options, wanted, strict=True)

@@ -47,9 +47,12 @@ EXAM_CHARACTERS = frozenset(
 )
 
 
-def patterns(texts: Sequence[str], choices: Sequence[Parts]) -> list[Parts]:
-    """What must stand in a training text for each evaluation text; nothing for some."""
-    stems = _stems(texts, choices)
+def patterns(texts: Sequence[str], choices: Sequence[Parts], *, num_parts: int = 0) -> list[Parts]:
+    """What must stand in a training text for each evaluation text; nothing for some.
+
+    The last `num_parts` texts are parts of others: they do not count as texts that share a stem.
+    """
+    stems = _stems(texts, choices, len(texts) - num_parts)
     return [
         (text,)
         if says_enough(text) and text not in stems
@@ -85,13 +88,13 @@ def _told(text: str) -> tuple[int, int, int, int]:
     return words, characters, telling_words, telling_characters
 
 
-def _stems(texts: Sequence[str], choices: Sequence[Parts]) -> set[str]:
-    """Texts that several questions share."""
+def _stems(texts: Sequence[str], choices: Sequence[Parts], num_whole: int) -> set[str]:
+    """Texts that several questions share, which are the first `num_whole`."""
     asked: dict[str, set[Parts]] = {}
     for text, own in zip(texts, choices, strict=True):
         asked.setdefault(text, set()).update([own] if own else [])
     short = [text for text in asked if not _is_long(text) and says_enough(text)]
-    whole = list(asked)
+    whole = list(dict.fromkeys(texts[:num_whole]))
     times: Counter[str] = Counter()
     for i, number in standing_in(pl.Series(whole, dtype=pl.String), [(text,) for text in short]):
         times[short[number]] += max(len(asked[whole[i]]), 1)

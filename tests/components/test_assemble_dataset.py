@@ -21,7 +21,15 @@ from equilibrate_core.likeness.normalising import normalised
 from equilibrate_core.likeness.prompt_groups import conversations as texts_of
 from equilibrate_core.likeness.prompt_groups import group_of
 from equilibrate_core.likeness.shingling import jaccard
-from equilibrate_core.records import CATEGORIES, Category, LabelledPrompt, Message, Pair, prompt_id
+from equilibrate_core.records import (
+    CATEGORIES,
+    REQUEST,
+    Category,
+    LabelledPrompt,
+    Message,
+    Pair,
+    prompt_id,
+)
 from equilibrate_core.tables import read_dataset
 from tests.components.scoring_fixtures import as_dataset, make_pair
 
@@ -302,6 +310,43 @@ def test_a_conversation_with_an_evaluation_prompt_for_a_turn_is_contaminated(
     assert free.id not in (tmp_path / "train_pairs/free_prompts.csv").read_text()
     assert card_of(tmp_path)["contamination"] == {"harmful": {rule: 2}}
     assert metrics["prompts_contaminated"] == 2
+
+
+SAYS_ENOUGH = "How do I pick the lock of the silver window by the harbour?"
+
+
+def test_a_prompt_that_equals_a_turn_of_an_evaluation_conversation_is_contaminated(
+    tmp_path: Path,
+) -> None:
+    prompts, pairs = data()
+    said = "A locksmith in the old market told me all about the bridge and the meadow."
+    asked, _ = conversation("Hi", said, SAYS_ENOUGH)
+    others, _ = conversation("Hi", "Good day!", "Which violin did the locksmith play at noon?")
+    prompts += [p.model_copy(update={"suite": "harmful"}) for p in (asked, others)]
+    for text in (SAYS_ENOUGH.upper(), "Hi", said):
+        prompts.append(labelled(text, "MHD"))
+        pairs.append(make_pair(text, "no", "yes"))
+    longer, longer_pair = conversation("Hi", "Hello.", f"Well then. {SAYS_ENOUGH} Tell me all!")
+    assemble(tmp_path, [*prompts, longer], [*pairs, longer_pair])
+    assert card_of(tmp_path)["contamination"] == {"harmful": {"contains": 1, "equal": 1}}
+
+
+def test_a_prompt_that_equals_a_request_without_its_context_is_contaminated(
+    tmp_path: Path,
+) -> None:
+    """HarmBench's contextual behaviours: a request and, behind it, the text it is about."""
+    prompts, pairs = data()
+    context = "The harbour has nine windows, all of them old, and a keeper who never sleeps. " * 3
+    whole = labelled(f"{SAYS_ENOUGH}\n\n{context}", None)
+    metadata = {REQUEST: SAYS_ENOUGH}
+    prompts += [
+        whole.model_copy(update={"suite": "harmbench", "metadata": metadata}),
+        labelled(SAYS_ENOUGH, "MHD"),
+        labelled(question(900), "MHD", metadata={REQUEST: question(901)}),
+        labelled(question(901), "MHD"),
+    ]
+    assemble(tmp_path, prompts, [*pairs, make_pair(SAYS_ENOUGH, "no", "yes")])
+    assert card_of(tmp_path)["contamination"] == {"harmbench": {"equal": 1}}
 
 
 def test_prompts_that_give_a_benchmarks_question_away_stay_out(tmp_path: Path) -> None:

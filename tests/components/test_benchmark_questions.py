@@ -1,5 +1,6 @@
 """Benchmark questions are found in every layout that score_benchmarks reads, choices are not."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ pytest_plugins = ["tests.s3_store"]
 
 SAMPLE = Path("pipelines/sample/benchmarks")
 CONFIGS = Path("pipelines/configs")
+PACKED = gzip.compress(b'{"question": "Which tool?"}\n' * 99, mtime=0)
 ASKED = {
     "arc": (
         {"query": "Question: Which tool?\n A. goggles\n B. a hat\nAnswer:"},
@@ -97,6 +99,26 @@ def test_a_folder_without_questions_or_with_a_broken_file_is_refused(tmp_path: P
     with pytest.raises(DataError, match=r"bad\.jsonl: cannot be read"):
         benchmark_questions(str(tmp_path))
     assert len(benchmark_questions("")) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("cut.jsonl.gz", PACKED[:-9], "end-of-stream"),
+        ("altered.jsonl.gz", PACKED[:12] + b"\xff" * 8 + PACKED[20:], "decompress"),
+        ("deep.json", b"[" * 100_000, "recursion"),
+        ("wide.csv", b"question\n" + b"x" * 20_000_000, "field larger"),
+    ],
+    ids=["cut", "altered", "deep", "wide"],
+)
+def test_a_broken_file_is_one_line_that_names_it(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words) as caught:
+        benchmark_questions(str(tmp_path))
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_among_others_that_yields_nothing_is_named(tmp_path: Path) -> None:

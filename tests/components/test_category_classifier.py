@@ -12,7 +12,14 @@ from components.classify_prompts.embedding import Embedder
 from components.classify_prompts.stage import classify_prompts
 from equilibrate_core.artifacts import StageRun
 from equilibrate_core.errors import StageError
-from equilibrate_core.records import LabelledPrompt, Message, Prompt, digest, prompt_id
+from equilibrate_core.records import (
+    CATEGORIES,
+    LabelledPrompt,
+    Message,
+    Prompt,
+    digest,
+    prompt_id,
+)
 from equilibrate_core.tables import read_dataset, write_dataset
 from tests.fake_generator import FakeGenerator, opener
 from tests.tiny_model import as_artifact, make_tiny_model
@@ -74,6 +81,21 @@ def test_a_classifier_learns_from_gold_labels_and_is_measured_on_others(
     assert all("b" in row.messages[0].content or row.category == "NONE" for row in learned)
     assert all(row.confidence is not None and 0.5 <= row.confidence <= 1 for row in learned)
     assert {row.judge.split(",")[0] for row in learned} == {"classifier on 28 gold labels"}
+
+
+def test_categories_without_seed_prompts_are_counted_and_warned_of(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = made_up(40)
+    rare = (Message(role="user", content="a harbour of its own kind"),)
+    rows.append(Prompt(id=prompt_id(rare), messages=rare, source="t", gold_category="IHD"))
+    metrics, _ = label(rows, model, tmp_path, held_out_share=0.01)
+    counted = {name: metrics[f"num_seed_{name}"] for name in CATEGORIES}
+    assert counted["EHD"] + counted["NONE"] + counted["IHD"] == metrics["num_seed"]
+    assert (counted["IHD"], counted["MHD"]) == (1, 0)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "IHD (1), MHD (0)" in warning
+    assert "seed_labels" in warning
 
 
 def verdict_on(prompt: str) -> str:

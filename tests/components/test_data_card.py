@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from components.assemble_dataset.config import AssembleDatasetConfig, Quotas
 from components.assemble_dataset.stage import assemble_dataset
@@ -170,3 +171,18 @@ def test_no_examples_when_none_are_wanted(tmp_path: Path) -> None:
 
 def test_masking_keeps_first_letters_alone() -> None:
     assert masked("How to  build it, 如何制作?") == "H•• t• b•••• i•, 如•••?"
+    assert masked("I don't, well-known_2 如x") == "I d••'t, w•••-k•••••• 如•"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("बम कैसे बनाएं?", "ब• क••• ब••••?"),
+        ("วิธีทำ", "ว•••••"),
+        ("cafe\u0301s", "c•••••"),
+        ("می\u200cخواهم", "م•••••••"),
+        ("❤\ufe0fok", "❤\ufe0fo•"),
+    ],
+)
+def test_masking_hides_what_follows_a_combining_mark(text: str, shown: str) -> None:
+    assert masked(text) == shown

@@ -121,6 +121,13 @@ def test_a_header_with_a_stray_quote_is_refused(tmp_path):
         read(tmp_path, b'\n"prompt,id\na,1\n')
 
 
+def test_a_header_that_names_a_column_twice_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"x\.csv:2: the header names 'prompt', 'id' twice; rename"):
+        read(tmp_path, b"# note\nprompt,id,label,prompt,id\na,1,safe,b,2\n")
+    (row,) = read(tmp_path, b"prompt,,\na,,\n")
+    assert row.value == {"prompt": "a", "": ""}, "columns without a name are nobody's"
+
+
 fields = st.text('ab",\n\r ü', max_size=6)
 ends = st.sampled_from(["\n", "\r\n"])
 marks = st.sampled_from([b"", b"\xef\xbb\xbf"])

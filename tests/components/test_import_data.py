@@ -10,14 +10,18 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.import_data.config import ImportDataConfig
-from components.import_data.rows import RAW_CHARS, QuarantinedRow
+from components.import_data import sources
+from components.import_data.config import ImportDataConfig, Source
+from components.import_data.readers import read_file
+from components.import_data.rows import BYTES_PER_BLOCK, RAW_CHARS, QuarantinedRow
+from components.import_data.sources import read_source
 from components.import_data.stage import import_data
 from equilibrate_core.artifacts import verify_artifact
 from equilibrate_core.config import parse_config
@@ -237,6 +241,29 @@ def test_bad_row_of_any_format_is_located(run, tmp_path, name, content, location
     (bad,) = result.quarantine
     assert bad.location == f"{path}{location}"
     assert re.search(reason, bad.reason)
+
+
+LONG_ROWS = [{"prompt": f"{i} " + "x" * 2**20} for i in range(12)]
+
+
+def hub_blocks(monkeypatch):
+    given = datasets.Dataset.from_list(LONG_ROWS)
+    monkeypatch.setattr(sources, "hub_revision", lambda uri, kind: COMMIT)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: given)
+    return read_source(Source(**source("hf://org/name")), Path("unused"), {})
+
+
+@pytest.mark.parametrize("kind", ["x.parquet", "x.json", "x.csv", "hub"])
+def test_blocks_of_long_rows_are_small_wherever_they_come_from(tmp_path, monkeypatch, kind):
+    if kind == "hub":
+        blocks = list(hub_blocks(monkeypatch))
+    else:
+        as_bytes = {"x.parquet": parquet, "x.csv": as_csv}.get(
+            kind, lambda r: json.dumps(r).encode()
+        )
+        blocks = list(read_file(write(tmp_path / kind, as_bytes(LONG_ROWS)), kind))
+    assert max(map(len, blocks)) <= BYTES_PER_BLOCK // 2**20 + 1
+    assert [row.value for rows in blocks for row in rows] == LONG_ROWS
 
 
 def test_invalid_utf8_inside_parquet_is_quarantined(run, tmp_path):

@@ -1,7 +1,10 @@
 """Malformed rows, thrown at every adapter: none is lost, none breaks the stage."""
 
+import csv
+import io
 import json
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from components.import_data.adapters import ADAPTERS
 from components.import_data.config import ImportDataConfig
+from components.import_data.readers import read_file
 from components.import_data.rows import QuarantinedRow
 from components.import_data.stage import import_data
 from equilibrate_core.config import parse_config
@@ -92,10 +96,39 @@ def lines(draw, adapter):
     return line
 
 
-def imported(folder, adapter, content):
+cells = st.text(st.characters(exclude_characters="\0"), max_size=8) | st.sampled_from(
+    ["", " ", '"', "\n", "\ud800", "EHD", "safe", "true", "[]", "\n\nHuman: a\n\nAssistant: b"]
+)
+
+
+@st.composite
+def csv_files(draw, adapter):
+    """A header of some of the adapter's columns, then good and other cells, stray characters."""
+    good = {k: v if isinstance(v, str) else json.dumps(v) for k, v in GOOD[adapter].items()}
+    header = draw(st.lists(st.sampled_from(sorted(good)), min_size=1, unique=True))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    for _ in range(draw(st.integers(0, 8))):
+        writer.writerow([draw(cells) if draw(st.booleans()) else good[name] for name in header])
+        text.write(draw(st.sampled_from(["", "", "", '"', ",", "\r\n", "stray\n"])))
+    return text.getvalue().encode("utf-8", "surrogatepass")
+
+
+@st.composite
+def arrays(draw, adapter):
+    """A JSON array of good rows, rows with fields replaced, and what is no row."""
+    rows = [GOOD[adapter]]
+    for _ in range(draw(st.integers(0, 8))):
+        changed = draw(st.dictionaries(st.sampled_from(sorted(GOOD[adapter])), anything))
+        rows.append(draw(anything | st.just({**GOOD[adapter], **changed})))
+    return json.dumps(rows, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
+
+
+def imported(folder, adapter, content, name="rows.jsonl"):
     folder.mkdir(parents=True)
-    (folder / "rows.jsonl").write_bytes(content)
-    source = {"name": "s", "uri": str(folder / "rows.jsonl"), "adapter": adapter}
+    (folder / name).write_bytes(content)
+    source = {"name": "s", "uri": str(folder / name), "adapter": adapter}
     config = parse_config(
         {"sources": [source], "max_quarantined_share": 1}, ImportDataConfig, "test"
     )
@@ -127,7 +160,27 @@ def test_counts_add_up_whatever_is_thrown_at_an_adapter(tmp_path, adapter, data)
     # hypothesis seeds `random`: a name drawn from it would come again.
     folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "import"
     metrics, counts = imported(folder, adapter, b"\n".join([good, *rows]))
-    num_rows = 1 + sum(bool(row.strip()) for row in rows)
+    check(folder, metrics, counts, 1 + sum(bool(row.strip()) for row in rows))
+
+
+@pytest.mark.parametrize(("name", "files"), [("rows.csv", csv_files), ("rows.json", arrays)])
+@pytest.mark.parametrize("adapter", sorted(GOOD))
+@settings(
+    max_examples=5,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_counts_add_up_for_csv_files_and_json_arrays_too(tmp_path, adapter, name, files, data):
+    content = data.draw(files(adapter))
+    folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "import"
+    metrics, counts = imported(folder, adapter, content, name)
+    is_array = name == "rows.json"
+    read = json.loads(content) if is_array else list(chain(*read_file(folder / name, name)))
+    check(folder, metrics, counts, len(read))
+
+
+def check(folder, metrics, counts, num_rows):
     assert counts["read"] == metrics["rows_read"] == num_rows
     assert num_rows == counts["kept"] + counts["quarantined"] + sum(counts["dropped"].values())
     bad = read_dataset(folder / "quarantine", QuarantinedRow)

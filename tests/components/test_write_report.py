@@ -1086,3 +1086,11 @@ def test_report_json_satisfies_the_published_schema(controlled):
     validator.validate(report)
     assert not validator.is_valid({**report, "verdict": None})
     assert not validator.is_valid({**report, "surprise": 1})
+
+
+def test_categories_that_the_classifier_never_saw_are_warned_of(world):
+    assert not any("learned from" in warning for warning in world.run()["warnings"])
+    seed = {"num_seed": 9.0, "num_seed_EHD": 9.0, "num_seed_IHD": 0.0, "num_seed_MHD": 0.0}
+    world.agreement = {**AGREEMENT, **seed}
+    (warning,) = [w for w in world.run()["warnings"] if "learned from" in w]
+    assert "no prompt of IHD and MHD" in warning

@@ -99,6 +99,16 @@ def test_calibrating_a_judge_without_log_probs_says_what_to_do() -> None:
         judged(FakeGenerator(lambda text, _: "Red"), "x", config=upright)
 
 
+def test_a_request_that_failed_while_calibrating_is_told_as_it_was() -> None:
+    def failing(text: str, _: object) -> Completion | Exception:
+        return RuntimeError("answered 500: out of memory") if "N/A" in text else sure(0.9, 0.1)
+
+    upright = BARE.model_copy(update={"calibrate": True})
+    with pytest.raises(StageError, match="answered 500: out of memory") as caught:
+        judged(FakeGenerator(failing), "x", config=upright)
+    assert "log-probabilities" not in str(caught.value)
+
+
 @pytest.mark.parametrize("fields", [{"rationale": True}, {"rationale": False, "votes": 3}])
 def test_calibration_is_for_one_bare_verdict(fields: dict) -> None:
     with pytest.raises(ValidationError, match="calibrate needs"):

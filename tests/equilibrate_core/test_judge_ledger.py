@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import logging
 import shutil
@@ -245,3 +246,30 @@ def test_servers_that_call_their_models_alike_are_both_asked(tmp_path: Path) -> 
             generator = red()
             ask_with(ledger, generator, "one", judge_at=judge)
             assert len(generator.asked) == 1
+
+
+def test_a_run_that_ends_leaves_the_folder_to_another_that_uses_it(tmp_path: Path) -> None:
+    """Two runs over the same inputs share a folder, and each other's answers, of one volume."""
+    with Ledger(tmp_path / "ledger") as first, Ledger(tmp_path / "ledger") as second:
+        ask_with(first, red(), "one")
+        first.discard()
+        ask_with(second, red(), "two")
+        with Ledger(tmp_path / "ledger") as restarted:
+            assert len(restarted.known) == 2
+        first.discard()
+        assert second.folder.exists()
+    second.discard()
+    assert not second.folder.exists()
+
+
+def test_a_volume_without_locks_keeps_answers_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with Ledger(tmp_path / "ledger") as ledger:
+        ask_with(ledger, red(), "one")
+        ledger.discard()
+    assert not ledger.folder.exists()

@@ -169,3 +169,18 @@ def test_patterns_are_the_text_or_the_text_with_its_choices_or_none() -> None:
 def test_nothing_to_compare_is_no_error() -> None:
     assert contaminated(plain(), plain("a"), threshold=0.6) == {}
     assert contaminated(plain("a"), plain(), threshold=0.6) == {}
+
+
+def test_parts_of_evaluation_prompts_are_looked_for_and_make_no_stems() -> None:
+    """What stands in a prompt and in a part of it stands in one evaluation prompt, not in two."""
+    whole = f"Read this. {LAMP} Say why you think so, in your own words."
+    texts = plain(LAMP, whole, LAMP[:-1] + " and warmth? Say why.")
+    assert patterns(texts.to_list(), [()] * 3)[0] == ()
+    assert patterns(texts.to_list(), [()] * 3, num_parts=1)[0] == (texts[0],)
+    matches = contaminated(
+        plain(wrapped("gives off its own light and warmth? Say why.")),
+        plain(whole, "gives off its own light and warmth? Say why."),
+        threshold=0.9,
+        num_parts=1,
+    )
+    assert matches == {0: Match(1, "contains")}
