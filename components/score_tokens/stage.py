@@ -24,7 +24,7 @@ from equilibrate_core.chat import Encoded
 from equilibrate_core.encoded_pairs import encode_pair
 from equilibrate_core.errors import DataError, ModelError, StageError
 from equilibrate_core.logps import span_mask, token_logps
-from equilibrate_core.models import device, load_causal_lm, load_tokenizer
+from equilibrate_core.models import bound_kernel_cache, device, load_causal_lm, load_tokenizer
 from equilibrate_core.progress import Progress
 from equilibrate_core.records import Pair, ScoredPair
 from equilibrate_core.scorer import check_scorer, load_scorer, normalise, pad_token, token_values
@@ -56,6 +56,7 @@ def score_tokens(
 
     The reward model reads the pairs whose masks depend on it: `config.rewards`.
     """
+    bound_kernel_cache()
     run = start_stage(
         "score_tokens",
         config,

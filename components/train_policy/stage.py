@@ -31,7 +31,12 @@ from equilibrate_core.artifacts import Counts, StageRun, read_manifest, write_js
 from equilibrate_core.batches import can_share
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
 from equilibrate_core.errors import ArtifactError, ConfigError, DataError
-from equilibrate_core.models import check_processes, load_causal_lm, load_tokenizer
+from equilibrate_core.models import (
+    bound_kernel_cache,
+    check_processes,
+    load_causal_lm,
+    load_tokenizer,
+)
 from equilibrate_core.plain_head import has_plain_head
 from equilibrate_core.records import Pair, ScoredPair
 from equilibrate_core.scorer import pad_token
@@ -56,6 +61,7 @@ def train_policy(
     policy: Path,
 ) -> Metrics:
     """Train the policy on scored pairs and report its held-out preference accuracy."""
+    bound_kernel_cache()
     check_processes(config.num_processes)
     run = start_stage(
         "train_policy",

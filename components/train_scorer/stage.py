@@ -21,7 +21,7 @@ from equilibrate_core.encoded_pairs import encode_pair
 from equilibrate_core.errors import DataError
 from equilibrate_core.losses import harm_sign
 from equilibrate_core.metrics import auc, binary_f1, calibration_error
-from equilibrate_core.models import check_processes
+from equilibrate_core.models import bound_kernel_cache, check_processes
 from equilibrate_core.records import Pair
 from equilibrate_core.scorer import ScorerConstants, new_scorer_model, save_scorer
 from equilibrate_core.stage import Metrics, stage_main, start_stage
@@ -36,6 +36,7 @@ def train_scorer(
     config: TrainScorerConfig, *, pairs: Path, base_model: Path, scorer: Path
 ) -> Metrics:
     """Train one scorer with Safe RLHF's loss and report its held-out accuracy."""
+    bound_kernel_cache()
     check_processes(config.num_processes)
     run = start_stage("train_scorer", config, pairs=pairs, base_model=base_model)
     model, tokenizer = new_scorer_model(base_model, seed=config.seed)
