@@ -406,7 +406,7 @@ class World:
 def scored_pair(text: str, category: str) -> ScoredPair:
     """A scored pair of no tokens."""
     lists = {name: [] for name, kind in ScoredPair.__annotations__.items() if "list" in str(kind)}
-    floats = {name: 0.0 for name, kind in ScoredPair.__annotations__.items() if kind is float}
+    floats = {name: 0.0 for name in ScoredPair.__annotations__ if "_initial_" in name}
     return ScoredPair(
         id=text,
         prompt_id=text,
