@@ -81,8 +81,8 @@ def _gather(project: Any, hidden_KD: Tensor, targets_K: Tensor) -> Tensor:
 class _ChosenLogps(Function):
     """log-softmax read at the targets, whose gradient takes the place of the logits.
 
-    What autograd would hold beside them (the gradients of gather and logsumexp, their sum) is three
-    times as large as they are, at the moment when every activation of the body is there, too.
+    Autograd makes further tables of their size, for gather, logsumexp and their sum, at the moment
+    when every activation of the body is there, too.
     """
 
     @staticmethod

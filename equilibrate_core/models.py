@@ -103,8 +103,8 @@ def device_map(place: torch.device) -> dict[str, torch.device] | None:
 def bound_kernel_cache() -> None:
     """Let oneDNN keep few kernels, since hardly two batches of texts have one shape.
 
-    By itself it keeps those of the last 1,024 shapes, which took over a GiB in a bfloat16 training
-    of 256 pairs on a CPU. It looks once, at the process's first product; a value that is set stays.
+    By itself it keeps those of the last 1,024 shapes: 0.66 of 5.66 GiB in a bfloat16 training of
+    256 pairs on a CPU. It looks once, at the process's first product; a value that is set stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 

@@ -3,7 +3,6 @@
 scored_pairs + eval_pairs + base model -> an aligned Hugging Face directory with its training log.
 """
 
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +17,6 @@ from components.train_policy.held_out import HeldOut, held_out_rows
 from components.train_policy.masking import (
     PolicyRow,
     batch_mean,
-    dataset_mean,
     has_empty_mask,
     mask_statistics,
     masked,
@@ -27,10 +25,11 @@ from components.train_policy.masking import (
 )
 from components.train_policy.objective import PolicyObjective
 from components.train_policy.previews import mask_previews
-from equilibrate_core.artifacts import Counts, StageRun, read_manifest, write_json
+from components.train_policy.scored_pairs import check_reference, check_rewards, fixed_baseline
+from equilibrate_core.artifacts import Counts, StageRun, write_json
 from equilibrate_core.batches import can_share
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
-from equilibrate_core.errors import ArtifactError, ConfigError, DataError
+from equilibrate_core.errors import DataError
 from equilibrate_core.models import (
     bound_kernel_cache,
     check_processes,
@@ -70,7 +69,7 @@ def train_policy(
         eval_pairs=eval_pairs,
         base_model=base_model,
     )
-    _check_reference(config, run, scored_pairs)
+    check_reference(config, run.inputs["base_model"], scored_pairs)
     tokenizer = load_tokenizer(base_model)
     counts = Counts()
     rows = training_rows(config, scored_pairs, counts)
@@ -107,67 +106,11 @@ def training_rows(config: TrainPolicyConfig, scored_pairs: Path, counts: Counts)
 def masked_rows(config: TrainPolicyConfig, scored_pairs: Path) -> list[PolicyRow]:
     """All rows with the masks of the configured loss; all-ones where those depend on the batch."""
     pairs = read_dataset(scored_pairs, ScoredPair)
-    _check_rewards(config, pairs, scored_pairs)
+    check_rewards(config, pairs, scored_pairs)
     rows = [policy_row(pair, config.ama) for pair in pairs]
     if config.loss == "dpo" or config.ama.baseline == "batch_mean":
         return rows
-    return _with_masks(config, rows, _fixed_baseline(config, scored_pairs))
-
-
-def _check_rewards(
-    config: TrainPolicyConfig, pairs: Sequence[ScoredPair], scored_pairs: Path
-) -> None:
-    """Raise ConfigError where the masks need rewards that nobody read."""
-    if config.loss == "dpo":
-        return
-    lacking = sum(
-        pair.chosen_rewards is None
-        and (config.ama.score == "combined" or pair.dimension == "helpful")
-        for pair in pairs
-    )
-    if lacking:
-        raise ConfigError(
-            f"{scored_pairs}: {lacking} of {len(pairs)} pairs have no token rewards, which "
-            f"train_policy.ama.score: {config.ama.score} needs; run score_tokens with rewards: "
-            "all_pairs"
-        )
-
-
-def _check_reference(config: TrainPolicyConfig, run: StageRun, scored_pairs: Path) -> None:
-    """Raise where the cached reference log-probs are not what the policy starts from.
-
-    ArtifactError for another model's, ConfigError for those of another precision.
-    """
-    manifest = read_manifest(scored_pairs)
-    reference = manifest.inputs.get("reference_model")
-    if reference not in (None, run.inputs["base_model"]):
-        raise ArtifactError(
-            f"{scored_pairs}: its reference log-probs are those of model {reference[:12]}, not of "
-            f"base_model {run.inputs['base_model'][:12]}; run score_tokens with this model"
-        )
-    ours, theirs = config.training.precision, manifest.config.get("precision")
-    if theirs not in (None, ours):
-        raise ConfigError(
-            f"{scored_pairs}: its reference log-probs were computed in {theirs}, but "
-            f"training.precision is {ours}, so that step 0 would not be at ln 2; set "
-            f"training.precision: {theirs}, or run score_tokens with precision: {ours}"
-        )
-
-
-def _fixed_baseline(config: TrainPolicyConfig, scored_pairs: Path) -> float | None:
-    baseline = config.ama.baseline
-    segment = read_manifest(scored_pairs).config.get("segment")
-    if baseline == "response_mean":
-        if segment == "response":
-            raise ConfigError(
-                "train_policy.ama.baseline: response_mean with score_tokens.segment: response "
-                "compares a number with itself; choose another baseline or segment"
-            )
-        return None
-    if baseline == "dataset_mean":
-        means = json.loads((scored_pairs / "token_means.json").read_text())
-        return dataset_mean(config.ama, means)
-    return 0.0 if baseline == "zero" else float(baseline)
+    return _with_masks(config, rows, fixed_baseline(config, scored_pairs))
 
 
 def _apply_batch_mean(config: TrainPolicyConfig, batch: Sequence[PolicyRow]) -> list[PolicyRow]:

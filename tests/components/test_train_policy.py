@@ -86,12 +86,17 @@ def rewarded(
 ) -> Path:
     """The scored pairs with the rewards of harmless ones, too."""
     path = tmp_path_factory.mktemp("rewarded") / "scored"
+    return score(scored, tiny_model, path, rewards="all_pairs")
+
+
+def score(inputs: dict[str, Path], reference: Path, path: Path, **changes: object) -> Path:
+    """What score_tokens makes of the pairs under another setting."""
     score_tokens(
-        FLOAT32.model_copy(update={"max_length": 256, "rewards": "all_pairs"}),
-        pairs=scored["pairs"],
-        reward_model=scored["reward"],
-        cost_model=scored["cost"],
-        reference_model=tiny_model,
+        FLOAT32.model_copy(update={"max_length": 256, **changes}),
+        pairs=inputs["pairs"],
+        reward_model=inputs["reward"],
+        cost_model=inputs["cost"],
+        reference_model=reference,
         scored_pairs=path,
     )
     return path
@@ -186,14 +191,7 @@ def test_step_0_loss_is_ln_2_and_training_lowers_it(
 def test_in_bfloat16_the_policy_starts_at_its_cached_reference(
     scored: dict[str, Path], tiny_model: Path, tmp_path: Path
 ) -> None:
-    score_tokens(
-        FLOAT32.model_copy(update={"max_length": 256, "precision": "bfloat16"}),
-        pairs=scored["pairs"],
-        reward_model=scored["reward"],
-        cost_model=scored["cost"],
-        reference_model=tiny_model,
-        scored_pairs=tmp_path / "scored",
-    )
+    score(scored, tiny_model, tmp_path / "scored", precision="bfloat16")
     training = TRAINING.model_copy(update={"precision": "bfloat16", "epochs": 1})
     changed = scored | {"scored": tmp_path / "scored"}
     metrics = train(changed, tiny_model, tmp_path / "policy", loss="dpo", training=training)
@@ -246,14 +244,7 @@ def test_neither_row_order_nor_batches_change_the_scores(
     scored: dict[str, Path], tiny_model: Path, tmp_path: Path
 ) -> None:
     turned = as_dataset(tmp_path / "pairs", read_dataset(scored["pairs"], Pair)[::-1])
-    score_tokens(
-        FLOAT32.model_copy(update={"max_length": 256, "batch_size": 16}),
-        pairs=turned,
-        reward_model=scored["reward"],
-        cost_model=scored["cost"],
-        reference_model=tiny_model,
-        scored_pairs=tmp_path / "scored",
-    )
+    score(scored | {"pairs": turned}, tiny_model, tmp_path / "scored", batch_size=16)
     before = {p.id: p for p in read_dataset(scored["scored"], ScoredPair)}
     after = read_dataset(tmp_path / "scored", ScoredPair)
     assert [p.id for p in after] == list(before)[::-1]
