@@ -3,6 +3,8 @@
 An objective and the loop's settings -> an engine whose optimizer and shards are as configured.
 """
 
+import atexit
+import gc
 import os
 import socket
 from collections.abc import Generator
@@ -101,3 +103,19 @@ def _init_processes() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
     file_group()
+    atexit.register(_end_gloo)
+
+
+def _end_gloo() -> None:
+    """End gloo's threads while the interpreter is whole: what they meet later aborts the process.
+
+    NCCL's groups stay: to take leave of them may wait for a process that failed.
+    """
+    if not dist.is_initialized():
+        return
+    if dist.get_backend() == "gloo":
+        deepspeed.comm.destroy_process_group()
+    else:
+        dist.destroy_process_group(file_group())
+    file_group.cache_clear()
+    gc.collect()  # engines, which know their groups, are full of cycles

@@ -209,7 +209,7 @@ def test_two_processes_equal_one(tmp_path: Path, zero_stage: int) -> None:
     done = subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, f"{done.stderr[:4000]} [...] {done.stderr[-2000:]}"
     weights, losses, norms = json.loads(result.read_text())
     alone, logs = trained(settings())
     assert weights == pytest.approx(alone, abs=1e-5)
@@ -218,3 +218,32 @@ def test_two_processes_equal_one(tmp_path: Path, zero_stage: int) -> None:
     assert norms == pytest.approx([r["grad_norm"] for r in logs], rel=1e-3)
     moved = max(abs(a - b) for a, b in zip(alone, [0.5, 0.1], strict=True))
     assert moved > 100 * 1e-5
+
+
+LAST_THREADS = """
+import atexit
+from pathlib import Path
+
+def show():
+    print("threads", *(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")))
+
+atexit.register(show)  # what is registered later runs earlier
+from tests.equilibrate_core.test_training import settings, trained
+trained(settings())
+show()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="names of threads are Linux's")
+def test_no_thread_of_gloo_outlives_the_interpreter() -> None:
+    # One that lets go of a tensor, or loses its peer, while Python ends aborts the process.
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_THREADS],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    during, at_the_end = (line for line in done.stdout.splitlines() if line.startswith("threads"))
+    assert "gloo" in during
+    assert "gloo" not in at_the_end
