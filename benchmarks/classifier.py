@@ -18,7 +18,7 @@ from typing import Any
 from components.classify_prompts.classifier import predict, split_prompts, train_head
 from components.classify_prompts.config import ClassifierConfig, ClassifyPromptsConfig
 from components.classify_prompts.embedding import Embedder
-from components.classify_prompts.panel import ask_panel
+from components.classify_prompts.panel import ask_panel, settled_judges
 from equilibrate_core.agreement import Agreement, agreement
 from equilibrate_core.judge_ledger import Ledger
 from equilibrate_core.likeness.prompt_groups import conversations, groups_by_id
@@ -56,7 +56,7 @@ def judged_by_llm(
     prompts: Sequence[Prompt], model: Path, calibrate: bool, folder: Path
 ) -> list[str]:
     """The local LLM judge's one-token verdicts; answers in `folder` are not asked again."""
-    config = ClassifyPromptsConfig.model_validate({**JUDGE, "calibrate": calibrate})
+    config = settled_judges(ClassifyPromptsConfig.model_validate({**JUDGE, "calibrate": calibrate}))
     with Ledger(folder) as ledger:
         panel = ask_panel(config, prompts, model, "benchmark", ledger)
     return [judgement.label or "unscored" for judgement in panel.judgements]

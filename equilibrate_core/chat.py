@@ -57,17 +57,21 @@ def encode_answer(
 
     A token that holds characters of both prompt and answer counts as the answer's first. With
     `finished` False (an answer cut by a length limit) no end-of-turn token is added.
-    Raises TemplateRefusal when the template does not render the conversation, and ModelError when
-    it rewrites the prompt once an answer is there.
+    Raises TemplateRefusal when the template does not render the conversation or rewrites its prompt
+    once an answer is there, and ModelError when it rewrites any prompt.
     """
     prompt = _render(tokenizer, messages, add_generation_prompt=True)
     turns = [*messages, Message.model_construct(role="assistant", content=answer)]
     text = _render(tokenizer, turns, add_generation_prompt=False)
     if not text.startswith(prompt):
-        raise ModelError(
+        problem = (
             "the chat template renders a prompt differently once an answer follows; "
             "use a template whose generation prompt is a prefix of the full conversation"
         )
+        if _rewrites_all(tokenizer):
+            raise ModelError(problem)
+        roles = ", ".join(m.role for m in messages)
+        raise TemplateRefusal(f"of a conversation of {roles} {problem}, or leave such rows out")
     end_token = end_of_turn(tokenizer)
     end = text.rfind(end_token)
     if end < len(prompt):
@@ -105,6 +109,18 @@ def _end_of_turn(tokenizer: Tokenizer) -> str:
     if not found:
         raise ModelError("the chat template closes an assistant turn with no special token")
     return min(found)[1]
+
+
+@lru_cache(maxsize=8)
+def _rewrites_all(tokenizer: Tokenizer) -> bool:
+    """Whether even a lone question reads differently with an answer behind it.
+
+    Some templates write the system's text into the last user turn only while nothing follows it.
+    """
+    question = [Message(role="user", content="x")]
+    answered = [*question, Message(role="assistant", content=_SENTINEL)]
+    prompt = _render(tokenizer, question, add_generation_prompt=True)
+    return not _render(tokenizer, answered, add_generation_prompt=False).startswith(prompt)
 
 
 def break_tokens(text: str, tokens: Sequence[str]) -> str:

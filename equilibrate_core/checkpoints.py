@@ -147,8 +147,7 @@ class Checkpoints:
             path = folder / f"random-{dist.get_rank():05d}.pt"
             set_random_state(torch.load(path, weights_only=True))
             wait_for_all()
-        if dist.get_rank() == 0:
-            self._prune()
+        from_process_0(self._prune)
         logger.info("%s: resuming after step %d", self.store.uri, state.step)
         self._saved_at, self._saved_step = time.monotonic(), state.step
         return state

@@ -16,6 +16,7 @@ import torch
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
+from torch import nn
 
 ENGINE = "engine"
 DEEPSPEED_CLASSES: list[Any] = [LossScaler, ZeroStageEnum, fragment_address]
@@ -48,10 +49,10 @@ def _kept_faults(engine: Any) -> Generator[list[OSError]]:
     faults: list[OSError] = []
     write = engine.checkpoint_engine.save
 
-    def save(*arguments: Any, **options: Any) -> None:
+    def save(state_dict: dict[str, Any], *arguments: Any, **options: Any) -> None:
         try:
             with _as_os_error():
-                write(*arguments, **options)
+                write(_without_frozen(engine.module, state_dict), *arguments, **options)
         except OSError as error:
             faults.append(error)
 
@@ -64,6 +65,19 @@ def _kept_faults(engine: Any) -> Generator[list[OSError]]:
         yield faults
     finally:
         del engine.checkpoint_engine.save, engine._copy_recovery_script
+
+
+def _without_frozen(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """The state without frozen weights under a second name: DeepSpeed looks for one only.
+
+    The head of a model that shares it with the embedding is as large as both.
+    """
+    names = module.named_parameters(remove_duplicate=False)
+    frozen = {name for name, weight in names if not weight.requires_grad}
+    if not frozen or not isinstance(state.get("module"), dict):
+        return state
+    kept = {name: value for name, value in state["module"].items() if name not in frozen}
+    return state | {"module": kept}
 
 
 @contextmanager

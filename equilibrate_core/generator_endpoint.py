@@ -146,13 +146,16 @@ class EndpointGenerator:
         greeting = {"role": "user", "content": "Hello"}
         body: dict[str, Any] = {"model": self.config.endpoint_model, "messages": [greeting]}
         body[self.config.endpoint_token_field] = 16
-        try:
-            await client.chat.completions.with_raw_response.create(**body)
-        except openai.APIStatusError as error:
-            return error.status_code not in FATAL
-        except openai.APIConnectionError:
-            return False
-        return True
+        for attempt in range(self.config.max_retries + 1):
+            try:
+                await client.chat.completions.with_raw_response.create(**body)
+            except openai.APIStatusError as error:
+                return error.status_code not in FATAL
+            except openai.APIConnectionError:  # says nothing of the key
+                await asyncio.sleep(backoff_s(attempt))
+            else:
+                return True
+        return False
 
     def _refusal(self, error: openai.APIStatusError) -> str:
         status = error.status_code

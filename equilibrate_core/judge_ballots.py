@@ -59,14 +59,16 @@ def _poll(booth: "Booth", rows: Sequence[Parts], label: str) -> list[Ballot]:
     generator, question, config = booth.generator, booth.question, booth.config
     failures = Failures(question, config, len(rows), label=label, judge=booth.judge)
     ballots: list[Ballot] = []
-    priors: dict[str, float] | None = None
+    priors: dict[frozenset[str], dict[str, float]] = {}
     with Progress(label, total=len(rows) * config.votes, unit="verdict") as progress:
-        if config.calibrate and rows:
-            empty: list[Parts] = [dict.fromkeys(rows[0], text) for text in CONTENT_FREE]
+        # A question is asked with or without some parts, and each form has priors of its own.
+        forms = {frozenset(parts): parts for parts in reversed(rows)} if config.calibrate else {}
+        for form, parts in forms.items():
+            empty: list[Parts] = [dict.fromkeys(parts, text) for text in CONTENT_FREE]
             free = booth.answers(
                 [fit_prompt(generator, question, p, config)[0] for p in empty], 0, None
             )
-            priors = label_priors(free, question.labels)
+            priors[form] = label_priors(free, question.labels)
         for start in range(0, len(rows), config.shard_size):
             shard = rows[start : start + config.shard_size]
             fitted = [fit_prompt(generator, question, parts, config) for parts in shard]
@@ -75,9 +77,11 @@ def _poll(booth: "Booth", rows: Sequence[Parts], label: str) -> list[Ballot]:
                 booth.answers(asked, vote, progress, partial(failures.see, start, vote))
                 for vote in range(config.votes)
             ]
-            for (_, was_cut), given in zip(fitted, zip(*votes, strict=True), strict=True):
+            given_votes = zip(*votes, strict=True)
+            for parts, (_, was_cut), given in zip(shard, fitted, given_votes, strict=True):
                 if priors:
-                    given = tuple(calibrated(completion, priors) for completion in given)
+                    own = priors[frozenset(parts)]
+                    given = tuple(calibrated(completion, own) for completion in given)
                 ballots.append(Ballot(given, was_cut))
     return ballots
 

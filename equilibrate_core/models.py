@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,16 @@ transformers_logging.set_verbosity_error()
 logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+"""Fields of a generation config that mean something where it samples."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """Fast tokenizer of a model directory. Raises ModelError when there is none, or a slow one."""
-    tokenizer = _load(folder, AutoTokenizer.from_pretrained, trust_remote_code=trust_remote_code)
+    tokenizer = load_pretrained(
+        folder, AutoTokenizer.from_pretrained, trust_remote_code=trust_remote_code
+    )
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: only fast tokenizers give offsets; convert this one first")
     return tokenizer
@@ -39,9 +44,10 @@ def load_causal_lm(
 ) -> PreTrainedModel:
     """Causal language model in evaluation mode, dropout off, from safetensors only.
 
-    It is on `place`, or else on this process's accelerator where there is one.
+    It is on `place`, or else on this process's accelerator where there is one. Raises ModelError
+    where it could not be saved again.
     """
-    model = _load(
+    model = load_pretrained(
         folder,
         AutoModelForCausalLM.from_pretrained,
         dtype=DTYPES[dtype],
@@ -49,7 +55,33 @@ def load_causal_lm(
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
     )
+    _mend_generation_config(model, folder)
     return without_dropout(model).eval()
+
+
+def _mend_generation_config(model: Any, folder: Path) -> None:
+    """Make what a model says of generation consistent: transformers saves no other.
+
+    Many say how to sample and not that one should, or pad with -1 for nothing.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    with suppress(ValueError):
+        config.validate(strict=True)
+        return
+    if (config.pad_token_id or 0) < 0:
+        config.pad_token_id = None
+    if any(getattr(config, name, None) is not None for name in SAMPLING):
+        config.do_sample = True
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{folder}/generation_config.json: transformers will not save it: {reason:.300}; mend "
+            "or remove the file"
+        ) from error
 
 
 def without_dropout(model: Any) -> Any:
@@ -73,7 +105,7 @@ def check_model_folder(folder: Path, *, trust_remote_code: bool = False) -> None
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(f"{folder}: no tokenizer.json; a fast tokenizer is needed")
     # Said even when it is off: left unsaid, transformers asks whoever sits at the terminal.
-    _load(folder, AutoConfig.from_pretrained, trust_remote_code=trust_remote_code)
+    load_pretrained(folder, AutoConfig.from_pretrained, trust_remote_code=trust_remote_code)
 
 
 def autocast(precision: Precision) -> torch.autocast:
@@ -128,7 +160,8 @@ def check_processes(num_processes: int) -> None:
         )
 
 
-def _load(folder: Path, loader: Callable[..., Any], **options: Any) -> Any:
+def load_pretrained(folder: Path, loader: Callable[..., Any], **options: Any) -> Any:
+    """What transformers' `loader` makes of a local folder. Raises ModelError, in one line."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: not a model: it has no config.json")
     try:

@@ -26,6 +26,7 @@ from equilibrate_core.models import (
     check_model_folder,
     device,
     device_map,
+    load_pretrained,
     load_tokenizer,
     without_dropout,
 )
@@ -66,12 +67,12 @@ def new_scorer_model(base_model: Path, *, seed: int, dtype: str = "float32") -> 
     tokenizer = load_tokenizer(base_model)
     tokenizer.pad_token = pad_token(tokenizer)
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model = load_pretrained(
         base_model,
+        AutoModelForSequenceClassification.from_pretrained,
         num_labels=1,
         dtype=DTYPES[dtype],
         device_map=device_map(device()),
-        local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
     )
@@ -130,11 +131,11 @@ def save_scorer(folder: Path, model: Any, tokenizer: Any, constants: ScorerConst
 def load_scorer(folder: Path, *, dtype: str = "float32") -> Scorer:
     """Load a scorer. Raises ModelError when the folder holds no scorer or an unusable pad token."""
     constants, tokenizer = _constants_and_tokenizer(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model = load_pretrained(
         folder,
+        AutoModelForSequenceClassification.from_pretrained,
         dtype=DTYPES[dtype],
         device_map=device_map(device()),
-        local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
     )

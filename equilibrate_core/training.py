@@ -113,6 +113,7 @@ class Trainer(Generic[RowT]):
                 state.step += 1
                 progress.advance(1, note)
                 self._save_if_due(state, len(steps), preemption)
+            self._stop_if_told_last(state, preemption)
 
     def batches(self, num_rows: int) -> list[list[int]]:
         """Row numbers of every optimizer step: a function of seed, epoch and number alone."""
@@ -121,6 +122,9 @@ class Trainer(Generic[RowT]):
     @contextmanager
     def whole_weights(self, module: nn.Module | None = None) -> Generator[None]:
         """Within the block every process sees unpartitioned weights (ZeRO-3), fit to be saved."""
+        if self.config.zero_stage == 3:
+            # An evaluation leaves some on their way, for a backward pass that never comes.
+            self.engine.empty_partition_cache()
         parameters = list((module or self.engine.module).parameters())
         with (
             self.as_local_rank(),
@@ -173,11 +177,9 @@ class Trainer(Generic[RowT]):
     def _save_if_due(self, state: TrainingState, num_steps: int, preemption: Preemption) -> None:
         if self.checkpoints is None:
             return
-        # Clocks differ and a signal may reach one process alone: all do what any one wants.
-        wishes = [preemption.requested, self.checkpoints.due(state.step, num_steps)]
-        agreed = torch.tensor(wishes, dtype=torch.float32, device=device())
-        dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
-        preempted, due = (bool(wish) for wish in agreed)
+        preempted, due = _any_process(
+            preemption.requested, self.checkpoints.due(state.step, num_steps)
+        )
         saved = self.checkpoints.save(self.engine, state) if preempted or due else False
         if preempted:
             outcome = (
@@ -187,6 +189,15 @@ class Trainer(Generic[RowT]):
                 "before it, if there is one"
             )
             raise Preempted(f"told to stop after step {state.step} of {num_steps}, {outcome}")
+
+    def _stop_if_told_last(self, state: TrainingState, preemption: Preemption) -> None:
+        """Stop for a signal that came while the last step's checkpoint was written."""
+        if self.checkpoints is None or not _any_process(preemption.requested)[0]:
+            return
+        raise Preempted(
+            f"told to stop after the last step, {state.step}; the same command goes on from the "
+            "newest checkpoint"
+        )
 
     def _step(
         self, step: int, num_steps: int, batch: Sequence[RowT], lengths: Sequence[int]
@@ -236,6 +247,16 @@ class Trainer(Generic[RowT]):
         totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=device())
         dist.all_reduce(totals)
         return dict(zip(sums, totals.tolist(), strict=True))
+
+
+def _any_process(*wishes: bool) -> list[bool]:
+    """Which of these wishes any process has; all processes ask together.
+
+    Clocks differ and a signal may reach one process alone: all do what any one wants.
+    """
+    agreed = torch.tensor(wishes, dtype=torch.float32, device=device())
+    dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+    return [bool(wish) for wish in agreed]
 
 
 def _per_row(figures: dict[str, Tensor]) -> list[dict[str, float]]:

@@ -8,7 +8,8 @@ labelled prompts -> id, category, reason. Independent of the order of the rows:
   go (`contaminated`; the rules are in `contamination`), and so do conversations any of whose user
   turns is.
 - Of near-duplicates one stays: one with pairs before one without, a labelled one before an
-  unlabelled one, then the smallest id. It keeps its own label; differing labels are counted.
+  unlabelled one, under `gold_else_judge` one with a gold label before one with a judge's, then the
+  smallest id. It keeps its own label; differing labels are counted.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from components.assemble_dataset.decontamination import (
 )
 from equilibrate_core.likeness.near_duplicates import near_duplicates
 from equilibrate_core.likeness.normalising import normalised
-from equilibrate_core.likeness.prompt_groups import COLUMNS, group_of
+from equilibrate_core.likeness.prompt_groups import COLUMNS, NEAR, group_of
 from equilibrate_core.tables import dataset_files
 
 EVALUATION = "evaluation_prompt"
@@ -43,6 +44,8 @@ class PromptVerdicts:
 
     frame: pl.DataFrame
     """id, category, reason (null for a prompt that may be used), group (of one that may)."""
+    usable: pl.DataFrame
+    """id, root and text of the prompts that may be used, as in a frame of `conversations`."""
     numbers: dict[str, int] = field(default_factory=dict)
     """Prompts by what became of them, for the data card."""
     contamination: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -60,7 +63,7 @@ def judge_prompts(
     prompts = prompts.with_columns(has_pairs=pl.col("id").is_in(ids_with_pairs.implode()))
     evaluation = prompts.filter(pl.col("suite").is_not_null()).sort("suite", "id")
     training = prompts.filter(pl.col("suite").is_null()).sort(
-        ~pl.col("has_pairs"), pl.col("category").is_null(), "id"
+        ~pl.col("has_pairs"), pl.col("category").is_null(), ~pl.col("outvotes"), "id"
     )
     benchmarks = benchmark_questions(config.benchmarks_uri)
     asked = evaluation.select("suite", "text", choices=pl.lit([], dtype=SCHEMA["choices"]))
@@ -71,7 +74,11 @@ def judge_prompts(
         [evaluation.with_columns(reason=pl.lit(EVALUATION)), training], how="diagonal"
     )
     usable = judged.filter(pl.col("reason").is_null()).select(COLUMNS)
-    groups = group_of(usable, threshold=config.near_duplicate_jaccard, deduplicated=True)
+    groups = group_of(
+        usable,
+        threshold=min(config.near_duplicate_jaccard, NEAR),
+        deduplicated=config.near_duplicate_jaccard <= NEAR,
+    )
     judged = judged.select("id", "category", "reason").join(groups, on="id", how="left")
     numbers = {
         "read": len(rows),
@@ -83,7 +90,7 @@ def judge_prompts(
         **alike,
         "usable": judged["reason"].null_count(),
     }
-    return PromptVerdicts(judged, numbers, matches)
+    return PromptVerdicts(judged, usable, numbers, matches)
 
 
 def _read(artifact: Path, config: AssembleDatasetConfig) -> pl.DataFrame:
@@ -116,19 +123,26 @@ def _read(artifact: Path, config: AssembleDatasetConfig) -> pl.DataFrame:
 
 
 def _one_label_per_text(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """The rows with the commonest label of their text, and the number of texts in conflict."""
+    """The rows with the commonest label of their text, and the number of texts in conflict.
+
+    A row whose label is that of gold copies `outvotes` as they do.
+    """
     copies = rows.filter(pl.col("text").is_duplicated() & pl.col("category").is_not_null())
     may_vote = pl.col("outvotes") | ~pl.col("outvotes").any().over("text")
     votes = copies.group_by("text", "category").len()
-    counted = copies.filter(may_vote).group_by("text", "category").len()
+    voters = copies.filter(may_vote).group_by("text", "category")
+    counted = voters.agg(pl.len(), gold=pl.col("outvotes").any())
     best = counted.filter(pl.col("len") == pl.col("len").max().over("text"))
     agreed = best.group_by("text").agg(
-        pl.when(pl.len() == 1).then(pl.col("category").first()).alias("agreed")
+        pl.when(pl.len() == 1).then(pl.col("category").first()).alias("agreed"),
+        pl.col("gold").any(),
     )
     conflicts = votes.group_by("text").len().filter(pl.col("len") > 1)
     joined = rows.join(agreed.with_columns(voted=True), on="text", how="left")
     category = pl.when(pl.col("voted")).then("agreed").otherwise("category")
-    return joined.with_columns(category.alias("category")).drop("agreed", "voted"), len(conflicts)
+    outvotes = pl.when(pl.col("voted")).then("gold").otherwise("outvotes")
+    settled = joined.with_columns(category.alias("category"), outvotes.alias("outvotes"))
+    return settled.drop("agreed", "gold", "voted"), len(conflicts)
 
 
 def _deduplicate(

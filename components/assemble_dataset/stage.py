@@ -25,7 +25,11 @@ from equilibrate_core.data_card import FILE, to_markdown
 from equilibrate_core.data_card_page import to_html
 from equilibrate_core.errors import DataError, StageError
 from equilibrate_core.languages import told_languages
+from equilibrate_core.likeness.prompt_groups import too_like
 from equilibrate_core.stage import Metrics, stage_main, start_stage
+
+LIKE_LEARNED = "like_training_prompt"
+"""As train_scorer calls it."""
 
 
 def assemble_dataset(
@@ -47,6 +51,7 @@ def assemble_dataset(
     prompts = judge_prompts(labelled_prompts, config, rows["prompt_id"].unique())
     parts = _split(config, each_once(_usable(rows, prompts.frame, counts), counts), counts)
     parts["train_pairs"], shortage = fill_quotas(parts["train_pairs"], config, counts)
+    parts["eval_pairs"] = _unlike_learned(parts, prompts.usable, counts)
     counts.kept = sum(len(part) for part in parts.values())
     counts.check()
     free, num_held_back = _free_prompts(prompts.frame, rows, parts)
@@ -123,6 +128,22 @@ def _split(
         "train_pairs": in_one_order(parts["train"], counts).sort("id"),
         "eval_pairs": in_one_order(parts["eval"], counts).sort("id"),
     }
+
+
+def _unlike_learned(
+    parts: Mapping[str, pl.DataFrame], prompts: pl.DataFrame, counts: Counts
+) -> pl.DataFrame:
+    """The pairs of eval_pairs whose prompts are unlike all of the other parts.
+
+    Groups leave the ends of chains, and prompts that hold another one word for word.
+    """
+    held_out = parts["eval_pairs"]
+    learned = pl.concat([parts[name]["prompt_id"] for name in ("scorer_pairs", "train_pairs")])
+    alike = too_like(prompts, set(held_out["prompt_id"]), set(learned))
+    kept = held_out.filter(~pl.col("prompt_id").is_in(sorted(alike)))
+    if len(kept) < len(held_out):
+        counts.drop(LIKE_LEARNED, len(held_out) - len(kept))
+    return kept
 
 
 def _check(

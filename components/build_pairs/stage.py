@@ -11,6 +11,8 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from math import isnan
 from pathlib import Path
 
 from components.build_pairs.config import BuildPairsConfig
@@ -19,7 +21,7 @@ from components.build_pairs.data_card import continued_card
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import DataError, StageError
-from equilibrate_core.generator import open_generator
+from equilibrate_core.generator import open_generator, resolved_fields, settle
 from equilibrate_core.progress import Progress
 from equilibrate_core.records import LabelledPrompt, Pair, digest, pair_id
 from equilibrate_core.scorer import check_scorer, load_scorer, score_responses
@@ -27,6 +29,8 @@ from equilibrate_core.stage import Metrics, stage_main, start_stage
 from equilibrate_core.tables import iter_dataset, read_dataset, write_dataset
 
 FREE_PROMPTS = "free_prompts.csv"
+FATES = ("failed", "cut", "unread")
+"""Of answers: no text came, it was not at its end, or a scorer could not read it (`max_length`)."""
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +56,8 @@ def build_pairs(
     )
     check_scorer(reward_model, "reward")  # loaded last: a mistake must not cost the samples
     check_scorer(cost_model, "cost")
+    config = config.model_copy(update={"generator": settle(config.generator)})
+    run = replace(run, resolved=resolved_fields("generator", config.generator))
     known = read_dataset(train_pairs, Pair)
     prompts = choose_prompts(config, labelled_prompts, train_pairs)
     samples = _sample(config, prompts, base_model)
@@ -72,21 +78,44 @@ def build_pairs(
         else:
             built.append(_pair(prompt, *found))
     counts.kept = len(known) + len(built)
+    answers_by_fate = _fates(samples, rewards, costs)
     metrics: Metrics = {
         "num_prompts": len(prompts),
         "num_answers": sum(len(row) for row in samples),
-        "num_cut_answers": sum(c.finish_reason == "length" for row in samples for c in row),
+        **{f"num_{fate}_answers": answers_by_fate[fate] for fate in FATES},
         "num_built_pairs": len(built),
         **{f"num_{reason}": counts.dropped.get(reason, 0) for reason in NO_PAIR},
     }
     rows = sorted([*known, *built], key=lambda pair: pair.id)
-    numbers = {"prompts_answered": len(prompts), **dict(sorted(counts.dropped.items()))}
+    numbers = {
+        "prompts_answered": len(prompts),
+        **dict(sorted(counts.dropped.items())),
+        **{f"{fate}_answers": answers_by_fate[fate] for fate in FATES},
+    }
     extra = {
         "metrics.json": json.dumps(metrics, indent=2),
         **continued_card(train_pairs, labelled_prompts, known, built, numbers),
     }
     write_dataset(run, pairs, Pair, rows, counts=counts, extra_files=extra)
     return metrics
+
+
+def _fates(
+    samples: Sequence[Sequence[Completion]],
+    rewards: Sequence[Sequence[float]],
+    costs: Sequence[Sequence[float]],
+) -> Counter[str]:
+    """Why answers can be no part of a pair, and how many; each counts once."""
+    found: Counter[str] = Counter()
+    for row in zip(samples, rewards, costs, strict=True):
+        for completion, reward, cost in zip(*row, strict=True):
+            if completion.error:
+                found["failed"] += 1
+            elif completion.finish_reason == "length":
+                found["cut"] += 1
+            elif isnan(reward) or isnan(cost):
+                found["unread"] += 1
+    return found
 
 
 def choose_prompts(

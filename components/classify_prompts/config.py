@@ -55,6 +55,11 @@ class ClassifyPromptsConfig(JudgeConfig):
     classifier: ClassifierConfig = ClassifierConfig()
     """How `judge.kind: classifier` learns; `llm` ignores it."""
 
+    @property
+    def asks_judges(self) -> bool:
+        """Whether any prompt is put to a judge; a classifier may learn from gold labels alone."""
+        return self.judge.kind == "llm" or self.classifier.seed_labels == "llm"
+
     @model_validator(mode="after")
     def _judges_differ(self) -> "ClassifyPromptsConfig":
         judges = [(j.endpoint_url, j.endpoint_model) for j in (self.judge, *self.other_judges)]
@@ -67,7 +72,6 @@ class ClassifyPromptsConfig(JudgeConfig):
 
     @model_validator(mode="after")
     def _one_source_of_labels(self) -> "ClassifyPromptsConfig":
-        learns_gold = self.judge.kind == "classifier" and self.classifier.seed_labels == "gold"
-        if learns_gold and self.other_judges:
+        if self.other_judges and not self.asks_judges:
             raise ValueError("other_judges are never asked when classifier.seed_labels is gold")
         return self

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from components.classify_prompts.config import ClassifyPromptsConfig
-from equilibrate_core.generator import open_generator, settle
+from equilibrate_core.generator import open_generator, resolved_fields, settle
 from equilibrate_core.judge import Judgement, decide, judge_name
 from equilibrate_core.judge_ballots import Ballot, poll
 from equilibrate_core.judge_ledger import Ledger
@@ -31,6 +31,20 @@ class Panel:
     judge: str
 
 
+def settled_judges(config: ClassifyPromptsConfig) -> ClassifyPromptsConfig:
+    """The config with what `auto` comes to, for each judge."""
+    others = tuple(map(settle, config.other_judges))
+    return config.model_copy(update={"judge": settle(config.judge), "other_judges": others})
+
+
+def resolved_judges(config: ClassifyPromptsConfig) -> dict[str, str]:
+    """What a manifest records of settled judges."""
+    resolved = resolved_fields("judge", config.judge)
+    for place, judge in enumerate(config.other_judges):
+        resolved |= resolved_fields(f"other_judges.{place}", judge)
+    return resolved
+
+
 def ask_panel(
     config: ClassifyPromptsConfig,
     prompts: Sequence[Prompt],
@@ -38,7 +52,7 @@ def ask_panel(
     model_digest: str,
     ledger: Ledger,
 ) -> Panel:
-    """Put every prompt to every judge.
+    """Put every prompt to every judge, all of which are settled.
 
     Raises StageError when too many stay unscored, be it by a single judge.
     """
@@ -46,7 +60,7 @@ def ask_panel(
     parts = [{"REQUEST": prompt.messages} for prompt in prompts]
     polls: list[list[Ballot]] = []
     names: list[str] = []
-    for settings in map(settle, (config.judge, *config.other_judges)):
+    for settings in (config.judge, *config.other_judges):
         with open_generator(settings, judge_model) as generator:
             asked = config.model_copy(update={"judge": settings})
             names.append(judge_name(generator, asked, model_digest))

@@ -7,10 +7,11 @@ prompts were read from, for the data card) and, where there are gold labels, agr
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from components.classify_prompts.config import ClassifyPromptsConfig
-from components.classify_prompts.panel import ask_panel, label
+from components.classify_prompts.panel import ask_panel, label, resolved_judges, settled_judges
 from equilibrate_core.agreement import Agreement, agreement
 from equilibrate_core.artifacts import Counts, StageRun, read_manifest
 from equilibrate_core.judge_ledger import Ledger
@@ -29,6 +30,9 @@ def classify_prompts(
     """Sort every prompt into EHD, IHD, MHD or NONE and measure agreement with gold labels."""
     run = start_stage("classify_prompts", config, prompts=prompts, judge_model=judge_model)
     rows = read_dataset(prompts, Prompt)
+    if config.asks_judges:
+        config = settled_judges(config)
+        run = replace(run, resolved=resolved_judges(config))
     with Ledger.beside(labelled_prompts, config.progress_dir, run.inputs) as ledger:
         if config.judge.kind == "classifier":
             from components.classify_prompts.learned import learn_and_label

@@ -140,16 +140,27 @@ def _parquet_rows(path: Path, name: str) -> Iterator[RawRow]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1000):
             num_bytes = batch.nbytes // max(batch.num_rows, 1)
-            for position in range(batch.num_rows):
+            for value in _values(batch, max(BYTES_PER_BLOCK // max(num_bytes, 1), 1)):
                 location = f"{name}[{index}]"
                 index += 1
-                try:
-                    (value,) = batch.slice(position, 1).to_pylist()
-                except UnicodeDecodeError as error:
-                    raw = error.object.decode("utf-8", "replace")
+                if isinstance(value, UnicodeDecodeError):
+                    raw = value.object.decode("utf-8", "replace")
                     yield RawRow(location, None, raw, BAD_UTF8)
                 else:
                     yield RawRow(location, value, num_bytes=num_bytes)
+
+
+def _values(batch: pa.RecordBatch, num_rows: int) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
+    """The rows of a batch, or why one has no value; so many at a time, while all have one."""
+    for start in range(0, batch.num_rows, num_rows):
+        rows = batch.slice(start, num_rows)
+        try:
+            yield from rows.to_pylist()
+        except UnicodeDecodeError as error:
+            if rows.num_rows == 1:
+                yield error
+            else:
+                yield from _values(rows, 1)
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[Rows]]] = {

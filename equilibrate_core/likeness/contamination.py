@@ -87,10 +87,14 @@ def _containing(training: pl.Series, wanted: list[tuple[str, ...]]) -> dict[int,
 
 def _similar(training: pl.Series, evaluation: pl.Series, threshold: float) -> dict[int, Match]:
     """The most similar evaluation text at or above the threshold, the first one in a tie."""
-    flags = Sketches(training).shared_with(Sketches(evaluation), NUM_BANDS)
-    (suspects,) = np.nonzero(flags)
-    plain, texts = training.gather(suspects), evaluation.to_list()
-    sketches, own_sketches = signature_rows(evaluation), signature_rows(plain)
+    others = Sketches(evaluation)
+    (suspects,) = np.nonzero(Sketches(training).shared_with(others, NUM_BANDS))
+    if not len(suspects):
+        return {}
+    plain = training.gather(suspects)
+    (near,) = np.nonzero(others.shared_with(Sketches(plain), NUM_BANDS))
+    texts = evaluation.gather(near).to_list()
+    sketches, own_sketches = signature_rows(evaluation.gather(near)), signature_rows(plain)
     buckets = _buckets(sketches)
     matches: dict[int, Match] = {}
     own_keys = band_keys(own_sketches, NUM_BANDS)
@@ -103,7 +107,7 @@ def _similar(training: pl.Series, evaluation: pl.Series, threshold: float) -> di
             candidates = [candidates[place] for place in nearest]
         best = max(((jaccard(text, texts[j]), -j) for j in candidates), default=(0.0, 0))
         if best[0] >= threshold:
-            matches[i] = Match(-best[1], "similar")
+            matches[i] = Match(int(near[-best[1]]), "similar")
     return matches
 
 

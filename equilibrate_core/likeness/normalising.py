@@ -1,7 +1,7 @@
 """Texts as they count for likeness: width, case, punctuation and spacing do not, symbols do.
 
 texts -> normalised texts. Equal normalised texts are one question: "C++" is not "C", "3+5" is
-neither "3-5" nor "3 5", 2.5 is not 25, 10² is not 102; "3 + 5" is "3+5".
+neither "3-5" nor "3 5", 2.5 is not 25, 10² is not 102, one emoji is not another; "3 + 5" is "3+5".
 """
 
 import re
@@ -12,9 +12,12 @@ DENSE_RANGES = ((0x2E80, 0x9FFF), (0xAC00, 0xD7A3), (0x20000, 0x3FFFF))
 """Code points of Chinese, Japanese and Korean characters, each of which says as much as letters."""
 _DENSE = "".join(f"{chr(first)}-{chr(last)}" for first, last in DENSE_RANGES)
 DENSE = re.compile(f"[{_DENSE}]")
-_SYMBOLS = r"\p{Sm}\p{Sc}%#*/^&"
+_SYMBOLS = r"\p{Sm}\p{Sc}\p{So}%#*/^&"
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", (f"^{digit}" for digit in "0123456789"), strict=True))
+_FORM = r"[\x{FE0E}\x{FE0F}]"
+"""Says whether a symbol is drawn in colour: another form of the same."""
 _MEANT = (
+    ("!=", "≠"),
     (
         r"(\d)\.(\d)",
         "${1}∙$2",
@@ -37,6 +40,8 @@ def normalised(texts: pl.Series) -> pl.Series:
     """Texts as they count for likeness; one of punctuation alone stays as it is."""
     if texts.str.contains_any(list(_RAISED)).any():
         texts = texts.str.replace_many(_RAISED)
+    if texts.str.contains(_FORM).any():
+        texts = texts.str.replace_all(_FORM, "")
     folded = texts.str.normalize("NFKC").str.to_lowercase()
     plain = _replaced(folded, _MEANINGFUL, _MEANT)
     plain = plain.str.replace_all(_SPACING, " ").str.strip_chars(" ")

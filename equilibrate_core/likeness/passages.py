@@ -3,35 +3,47 @@
 normalised texts and patterns of one part or several -> places of a text and of a pattern in it.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 import polars as pl
 
 from equilibrate_core.likeness.normalising import DENSE
 
-HEAD_CHARS = 24
-"""Texts are searched for by their beginnings: an automaton of 48,000 whole benchmark questions
-takes 7 s and 0.6 GB, one of their beginnings half a second."""
+ANCHOR_CHARS = 24
+"""Texts are searched for by pieces of them: an automaton of 48,000 whole benchmark questions takes
+7 s and 0.6 GB, one of their beginnings half a second."""
 
 
 def standing_in(texts: pl.Series, patterns: Sequence[tuple[str, ...]]) -> Iterator[tuple[int, int]]:
     """Every place of a text with that of a pattern all of whose parts stand in it."""
-    by_head: defaultdict[str, list[int]] = defaultdict(list)
-    for number, parts in enumerate(patterns):
-        if parts:
-            by_head[max(parts, key=len)[:HEAD_CHARS]].append(number)
-    if not by_head:
+    by_anchor = _by_anchor(patterns)
+    if not by_anchor:
         return
-    heads = pl.Series(list(by_head), dtype=pl.String).implode()
+    anchors = pl.Series(list(by_anchor), dtype=pl.String).implode()
     frame = texts.alias("text").to_frame().with_row_index("i")
-    suspects = frame.filter(pl.col("text").str.contains_any(heads)).with_columns(
-        pl.col("text").str.extract_many(heads, overlapping=True).list.unique().alias("heads")
+    suspects = frame.filter(pl.col("text").str.contains_any(anchors)).with_columns(
+        pl.col("text").str.extract_many(anchors, overlapping=True).list.unique().alias("met")
     )
-    for i, text, begun in suspects.iter_rows():
-        for number in sorted(number for head in begun for number in by_head[head]):
+    for i, text, met in suspects.iter_rows():
+        for number in sorted(number for anchor in met for number in by_anchor[anchor]):
             if all(_stands_in(part, text) for part in patterns[number]):
                 yield i, number
+
+
+def _by_anchor(patterns: Sequence[tuple[str, ...]]) -> dict[str, list[int]]:
+    """The patterns by the beginning of their longest part, or its end where fewer end like that.
+
+    Prompts behind one instruction all begin alike; each would be held against every other.
+    """
+    longest = {number: max(parts, key=len) for number, parts in enumerate(patterns) if parts}
+    heads = Counter(part[:ANCHOR_CHARS] for part in longest.values())
+    tails = Counter(part[-ANCHOR_CHARS:] for part in longest.values())
+    by_anchor: defaultdict[str, list[int]] = defaultdict(list)
+    for number, part in longest.items():
+        head, tail = part[:ANCHOR_CHARS], part[-ANCHOR_CHARS:]
+        by_anchor[head if heads[head] <= tails[tail] else tail].append(number)
+    return dict(by_anchor)
 
 
 def _stands_in(part: str, text: str) -> bool:

@@ -249,6 +249,39 @@ def test_no_prompt_of_one_output_is_like_one_of_another(tmp_path: Path) -> None:
         assert max(jaccard(a, b) for a in one for b in other) < 0.8
 
 
+def test_what_is_no_duplicate_by_a_high_threshold_is_held_out_by_no_part_from_another(
+    tmp_path: Path,
+) -> None:
+    prompts, pairs = data()
+    for i in range(80):
+        text = f"{question(i)} Now please"
+        prompts.append(labelled(text, CATEGORIES[i % 4]))
+        pairs.append(make_pair(text, f"other good answer {i}", f"other bad answer {i}"))
+    everything = {"quotas": Quotas(EHD=99, IHD=99, MHD=99), "general_count": 99}
+    parts, _ = assemble(tmp_path, prompts, pairs, near_duplicate_jaccard=1.0, **everything)
+    assert sum(map(len, parts.values())) == 160
+    texts = [
+        set(normalised(pl.Series([p.messages[0].content for p in parts[name]]))) for name in OUTPUTS
+    ]
+    for one, other in combinations(texts, 2):
+        assert max(jaccard(a, b) for a in one for b in other) < 0.8
+
+
+def test_a_held_out_prompt_that_holds_a_learned_one_leaves_and_is_counted(tmp_path: Path) -> None:
+    prompts, pairs = data()
+    for i in range(80):
+        text = f"{question(i + 500)} {question(i)} {question(i + 1000)}"
+        prompts.append(labelled(text, CATEGORIES[i % 4]))
+        pairs.append(make_pair(text, f"other good answer {i}", f"other bad answer {i}"))
+    everything = {"quotas": Quotas(EHD=99, IHD=99, MHD=99), "general_count": 99}
+    parts, _ = assemble(tmp_path, prompts, pairs, **everything)
+    learned = [p.messages[0].content for n in OUTPUTS[:2] for p in parts[n]]
+    held_out = [p.messages[0].content for p in parts["eval_pairs"]]
+    assert held_out
+    assert not [text for text in held_out if any(other in text for other in learned)]
+    assert dropped(tmp_path)["like_training_prompt"] == 160 - len(learned) - len(held_out) > 0
+
+
 def test_the_seed_matters(tmp_path: Path) -> None:
     first, _ = assemble(tmp_path / "a", *data())
     second, _ = assemble(tmp_path / "b", *data(), seed=1)
@@ -605,6 +638,19 @@ def test_a_gold_label_on_one_of_equal_texts_outvotes_the_judge(
     assert set(found["category"]) == {expected}
     by_judge = judge_prompts(artifact, AssembleDatasetConfig(), pl.Series([], dtype=pl.String))
     assert "EHD" not in set(by_judge.frame["category"])
+
+
+@pytest.mark.parametrize("has_gold", [0, 1])
+def test_of_near_duplicates_one_with_a_gold_label_stays(tmp_path: Path, has_gold: int) -> None:
+    texts = (question(1), f"{question(1)} Now")
+    rows = [
+        labelled(text, "NONE", gold_category="EHD" if i == has_gold else None)
+        for i, text in enumerate(texts)
+    ]
+    artifact = as_dataset(tmp_path / "prompts", rows)
+    config = AssembleDatasetConfig(label="gold_else_judge")
+    found = judge_prompts(artifact, config, pl.Series([], dtype=pl.String)).frame
+    assert found.filter(pl.col("reason").is_null())["id"].to_list() == [rows[has_gold].id]
 
 
 def test_unlabelled_prompts_fill_no_quota(tmp_path: Path) -> None:

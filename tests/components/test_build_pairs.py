@@ -155,7 +155,12 @@ def test_free_prompts_become_pairs_that_join_the_others(
     assert len(built) + sum(metrics[f"num_{reason}"] for reason in NO_PAIR) == 6
     assert all(p.chosen_is_safe and p.rejected_is_safe is False for p in built)
     assert {p.category for p in built} == {"EHD"}
-    counts = read_manifest(tmp_path / "pairs").counts
+    manifest = read_manifest(tmp_path / "pairs")
+    assert manifest.resolved == {
+        "generator.backend": "transformers",
+        "generator.dtype": "float32",
+    }
+    counts = manifest.counts
     assert counts is not None
     counts.check()
 
@@ -206,7 +211,20 @@ def test_answers_that_were_cut_become_no_pairs(
     built, metrics = build(tmp_path, parts, scorers, tiny_model)
     assert built == []
     assert metrics["num_cut_answers"] == 36
+    assert metrics["num_unread_answers"] == 0
     assert metrics[f"num_{TOO_FEW}"] == 6
+
+
+@pytest.mark.usefixtures("finished")
+def test_answers_that_no_scorer_can_read_are_counted(
+    tmp_path: Path, parts: dict[str, Path], scorers: dict[str, Path], tiny_model: Path
+) -> None:
+    built, metrics = build(tmp_path, parts, scorers, tiny_model, max_length=8)
+    assert built == []
+    assert metrics["num_unread_answers"] == 36
+    assert metrics["num_cut_answers"] == metrics["num_failed_answers"] == 0
+    card = json.loads((tmp_path / "pairs/data_card.json").read_text())
+    assert card["build_pairs"]["unread_answers"] == 36
 
 
 @pytest.mark.usefixtures("finished")

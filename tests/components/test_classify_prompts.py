@@ -85,6 +85,16 @@ def classify(prompts: Path, judge_model: Path, monkeypatch: pytest.MonkeyPatch) 
 RIGHT = {"alpha": "EHD", "beta": "IHD", "gamma": "IHD", "delta": "MHD", "epsilon": "NONE"}
 
 
+def test_labels_tell_what_auto_came_to(classify: Callable) -> None:
+    served = {"backend": "endpoint", "endpoint_url": "http://j/v1", "endpoint_model": "j"}
+    _, _, out = classify(RIGHT, judge={"dtype": "float32"}, other_judges=[served])
+    assert read_manifest(out).resolved == {
+        "judge.backend": "transformers",
+        "judge.dtype": "float32",
+        "other_judges.0.backend": "endpoint",
+    }
+
+
 def test_every_prompt_gets_its_label_rationale_and_judge(classify: Callable) -> None:
     _, rows, _ = classify(RIGHT)
     assert {text: row.category for text, row in rows.items()} == RIGHT

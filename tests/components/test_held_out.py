@@ -14,6 +14,7 @@ from components.train_policy.config import LoraConfig, TrainPolicyConfig
 from components.train_policy.stage import train_policy
 from equilibrate_core.artifacts import read_manifest
 from equilibrate_core.chat import encode_answer
+from equilibrate_core.checkpoints import Checkpoints
 from equilibrate_core.errors import DataError, Preempted
 from equilibrate_core.models import load_causal_lm, load_tokenizer
 from equilibrate_core.training import Trainer
@@ -147,9 +148,28 @@ def test_told_to_stop_and_started_again_equals_uninterrupted(
         with pytest.raises(Preempted, match="after step 3 of 6"):
             train(data, tmp_path / "policy", training=saved, **options)
     assert not (tmp_path / "policy").exists()
+    if lora:
+        (states,) = (tmp_path / "checkpoints").rglob("*model_states.pt")
+        module = torch.load(states, weights_only=False)["module"]
+        assert module
+        assert all("lora_" in name for name in module), "frozen weights are saved, too"
     assert train(data, tmp_path / "policy", training=saved, **options) == whole
     weights = [(tmp_path / x / "model.safetensors").read_bytes() for x in ("whole", "policy")]
     assert weights[0] == weights[1]
+
+
+def test_told_to_stop_while_the_last_checkpoint_is_written(
+    data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(data, tmp_path / "whole")
+    saved = {"checkpoint_uri": str(tmp_path / "checkpoints")}
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", Checkpoints.save)
+        before(Checkpoints, "save", 1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted, match="after the last step, 6; the same command goes on"):
+            train(data, tmp_path / "policy", training=saved)
+    assert not (tmp_path / "policy").exists()
+    assert train(data, tmp_path / "policy", training=saved) == whole
 
 
 def test_all_masks_empty_is_one_clear_error(data: dict[str, Path], tmp_path: Path) -> None:

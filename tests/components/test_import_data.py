@@ -273,6 +273,7 @@ def test_invalid_utf8_inside_parquet_is_quarantined(run, tmp_path):
     result = run(source(tmp_path / "x.parquet"))
     assert result.texts == ["good 1", "good 2"]
     assert [bad.reason for bad in result.quarantine] == ["invalid UTF-8"]
+    assert [Path(bad.location).name for bad in result.quarantine] == ["x.parquet[1]"]
 
 
 @pytest.mark.parametrize(

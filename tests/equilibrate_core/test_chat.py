@@ -7,7 +7,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from equilibrate_core.chat import encode_answer, encode_prompt, end_of_turn, end_of_turn_id
-from equilibrate_core.errors import ModelError
+from equilibrate_core.errors import ModelError, TemplateRefusal
 from equilibrate_core.models import load_tokenizer
 from equilibrate_core.records import Message
 from tests.tiny_model import merging_tokenizer
@@ -106,6 +106,36 @@ def test_a_template_that_refuses_a_conversation_is_one_clear_error(tiny_model: P
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ModelError, match="refuses a conversation of user: roles must altern"):
         encode_prompt(tokenizer, ASK)
+
+
+LATE_SYSTEM = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'user' -%}[INST]"
+    "{%- if loop.last and messages[0]['role'] == 'system' -%}"
+    "{{- messages[0]['content'] + '\n\n' -}}"
+    "{%- endif -%}{{- message['content'] + '[/INST]' -}}"
+    "{%- elif message['role'] == 'assistant' -%}{{- message['content'] + '<|im_end|>' -}}"
+    "{%- endif -%}{%- endfor -%}"
+)
+"""As of Mistral v0.3: the system's text goes into the last turn, if that is the user's."""
+
+
+def test_a_conversation_whose_prompt_an_answer_rewrites_costs_itself_alone(
+    tiny_model: Path,
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = LATE_SYSTEM
+    assert encode_answer(tokenizer, ASK, "Mix flour.").response_text == "Mix flour."
+    with pytest.raises(TemplateRefusal, match="of a conversation of system, user the chat temp"):
+        encode_answer(tokenizer, (Message(role="system", content="Be kind."), *ASK), "Mix flour.")
+
+
+def test_a_template_that_rewrites_every_prompt_is_refused_as_such(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = "{{ messages | length }}" + tokenizer.chat_template
+    with pytest.raises(ModelError, match="renders a prompt differently") as caught:
+        encode_answer(tokenizer, ASK, "Mix flour.")
+    assert not isinstance(caught.value, TemplateRefusal)
 
 
 def test_a_tokenizer_without_a_template_is_one_clear_error(tiny_model: Path) -> None:

@@ -149,6 +149,12 @@ def test_a_text_that_a_gateway_refuses_with_403_fails_its_row_only(texts: tuple[
     assert [c.text for c in found.values()] == ["echo: fine"] * len(found)
 
 
+def test_a_lost_connection_does_not_say_that_the_key_is_refused() -> None:
+    with chat_server(refused="flagged", faults=["", "drop"]) as server:
+        (completion,) = ask(config_for(server, concurrency=1), "flagged")
+    assert "answered 403: " in (completion.error or "")
+
+
 def test_a_key_that_the_server_repeats_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="equilibrate_core")
     with chat_server(faults=["leak"]) as server:

@@ -93,6 +93,17 @@ def test_a_judge_that_leans_to_one_label_is_set_upright() -> None:
     assert given[0].confidence == pytest.approx(0.5)
 
 
+def test_a_question_with_and_without_a_part_has_priors_for_each() -> None:
+    def leaning(prompt: str, _: object) -> Completion:
+        return sure(0.8, 0.2) if "REFERENCE" in prompt else sure(0.2, 0.8)
+
+    upright = BARE.model_copy(update={"calibrate": True})
+    bare, referred = {"ANSWER": "x"}, {"ANSWER": "x", "REFERENCE": "y"}
+    for rows in ([bare, referred], [referred, bare]):
+        given = ask(FakeGenerator(leaning), QUESTION, rows, upright, label="test")
+        assert [j.confidence for j in given] == pytest.approx([0.5, 0.5])
+
+
 def test_calibrating_a_judge_without_log_probs_says_what_to_do() -> None:
     upright = BARE.model_copy(update={"calibrate": True})
     with pytest.raises(StageError, match="tells no log-probabilities"):

@@ -19,7 +19,7 @@ from components.train_policy.config import TrainPolicyConfig
 from components.train_policy.stage import train_policy
 from components.train_scorer.config import TrainScorerConfig
 from components.train_scorer.stage import train_scorer
-from equilibrate_core.errors import ConfigError
+from equilibrate_core.errors import ConfigError, ModelError
 from equilibrate_core.models import check_processes, load_causal_lm
 from equilibrate_core.scorer import ScorerConstants, load_scorer, new_scorer_model, save_scorer
 
@@ -139,3 +139,43 @@ def test_processes_have_an_accelerator_each_and_idle_ones_are_told(
     assert not caplog.records
     check_processes(1)
     assert "num_processes: 1 uses as many of this node's 4 accelerators" in caplog.text
+
+
+def with_file(source: Path, folder: Path, name: str, **fields: object) -> Path:
+    """The model with other fields in one of its files."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    path = folder / name
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | fields))
+    return folder
+
+
+def test_a_model_that_says_how_to_sample_but_not_that_it_should_can_be_saved(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = with_file(
+        tiny_model,
+        tmp_path / "model",
+        "generation_config.json",
+        **{"temperature": 0.9, "top_p": 0.6, "pad_token_id": -1, "do_sample": False},
+    )
+    load_causal_lm(folder).save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved/generation_config.json").read_text())
+    assert (saved["do_sample"], saved["temperature"], saved["top_p"]) == (True, 0.9, 0.6)
+
+
+def test_what_no_one_can_save_is_told_before_anything_is_trained(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = with_file(tiny_model, tmp_path / "model", "generation_config.json", output_scores=True)
+    with pytest.raises(ModelError, match=r"generation_config\.json: transformers will not save it"):
+        load_causal_lm(folder)
+
+
+def test_a_family_that_nothing_can_score_with_is_one_clear_error(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = with_file(tiny_model, tmp_path / "model", "config.json", model_type="granite")
+    with pytest.raises(ModelError, match="Unrecognized configuration class") as caught:
+        new_scorer_model(folder, seed=0)
+    assert "\n" not in str(caught.value)

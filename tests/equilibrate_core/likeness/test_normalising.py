@@ -21,6 +21,9 @@ def plain(*texts: str) -> list[str]:
         ("2∈A", "2∉A"),
         ("की", "का"),  # vowel signs are part of a word
         ("1,5", "1.5"),
+        ("What does 🍆 mean?", "What does 🙏 mean?", "What does mean?"),
+        ("⠓⠑⠇", "⠺⠕⠗"),
+        ("x = 5", "x != 5"),
     ],
 )
 def test_texts_that_differ_in_a_symbol_are_not_equal(texts: tuple[str, ...]) -> None:
@@ -40,6 +43,8 @@ def test_texts_that_differ_in_a_symbol_are_not_equal(texts: tuple[str, ...]) -> 
         ("你好，世界！", "你好世界", "你好 世界"),
         ("学习Python语言", "学习 Python 语言", "学习《Python》语言"),
         ("x²", "x^2", "x ^ 2"),
+        ("I ❤️ you", "I ❤ you!", "I ❤\ufe0e you"),
+        ("x != 5", "x ≠ 5", "x!=5"),
     ],
 )
 def test_texts_that_differ_in_spacing_and_punctuation_are_equal(texts: tuple[str, ...]) -> None:
