@@ -161,5 +161,5 @@ def _table(header: Cells, rows: Iterable[Cells]) -> list[str]:
 
 
 def _line(cells: Cells) -> str:
-    shown = (str(cell).translate(_ESCAPED) for cell in cells)
+    shown = (" ".join(str(cell).split()).translate(_ESCAPED) for cell in cells)
     return "| " + " | ".join(shown) + " |"

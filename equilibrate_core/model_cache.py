@@ -9,16 +9,19 @@ manifest, so that a reader without the volume is told what is missing.
 import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from equilibrate_core.artifacts import MANIFEST, read_manifest, verify_artifact
-from equilibrate_core.errors import ArtifactError, UserError
+from equilibrate_core.errors import ArtifactError, StorageError, UserError
 
 CACHE_VARIABLE = "EQUILIBRATE_MODEL_CACHE"
 WEIGHTS = ".safetensors"
+OLD_DRAFT_S = 24 * 3600
+"""A copy in which nothing was written for so long is no longer being made."""
 SHELF = "sha256-"
 """Begins the name of a model's folder on the volume; its digest follows."""
 logger = logging.getLogger(__name__)
@@ -38,8 +41,9 @@ def shelve(artifact: Path) -> None:
         _set_aside(shelf)
         found = False
     if not found:
+        _remove_old_drafts(shelf)
         draft = shelf.with_name(f".{shelf.name}.{uuid.uuid4().hex}")
-        shutil.copytree(artifact, draft)
+        _copy(artifact, draft)
         try:
             os.rename(draft, shelf)
         except OSError:  # another task was first; its copy has the same digest
@@ -48,6 +52,33 @@ def shelve(artifact: Path) -> None:
                 raise
     for weights in artifact.glob(f"*{WEIGHTS}"):
         weights.unlink()
+
+
+def _copy(artifact: Path, draft: Path) -> None:
+    """Copy whole or not at all: half a model would fill the volume of all pipelines for good."""
+    try:
+        shutil.copytree(artifact, draft)
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, OSError):
+            size = sum(path.stat().st_size for path in artifact.rglob("*") if path.is_file())
+            raise StorageError(
+                f"{draft.parent} ({CACHE_VARIABLE}): the {size / 2**30:.1f} GiB of {artifact.name} "
+                f"could not be copied there: {' '.join(str(error).split()):.300}; make room there"
+            ) from error
+        raise
+
+
+def _remove_old_drafts(shelf: Path) -> None:
+    """Remove what copies of this model left behind that were killed."""
+    for draft in shelf.parent.glob(f".{shelf.name}.*"):
+        with suppress(OSError):
+            if time.time() - _last_change(draft) > OLD_DRAFT_S:
+                shutil.rmtree(draft)
+
+
+def _last_change(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def unshelve(artifact: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -160,6 +160,15 @@ def clear_folder(uri: str) -> None:
     _delete(found)
 
 
+def remove_objects(uris: Sequence[str]) -> None:
+    """Delete these objects, in this order; one that is not there is no error."""
+    for uri in uris:
+        target = parse_uri(uri)
+        with storage_errors(uri):
+            where = {"Bucket": target.bucket, "Key": target.key}
+            with_retries(uri, partial(connect().delete_object, **where))
+
+
 def read_object(uri: str) -> tuple[bytes, str]:
     """Content and ETag of a small object."""
     source = parse_uri(uri)
@@ -220,10 +229,8 @@ def _walk(target: S3Uri) -> Iterator[S3Object]:
 
 
 def _delete(objects: list[S3Object]) -> None:
-    for item in sorted(objects, key=lambda item: (item.name != MANIFEST, item.name)):
-        where = {"Bucket": item.uri.bucket, "Key": item.uri.key}
-        with storage_errors(str(item.uri)):
-            with_retries(str(item.uri), partial(connect().delete_object, **where))
+    first = sorted(objects, key=lambda item: (item.name != MANIFEST, item.name))
+    remove_objects([str(item.uri) for item in first])
 
 
 def _check_stored(uri: str, head: Any, path: Path, sha256: str, checksum: str | None) -> None:

@@ -37,7 +37,16 @@ def upload_object(client: Any, path: Path, target: S3Uri, sha256: str) -> str | 
     upload_id = with_retries(str(target), lambda: _begun_upload(client, target))
     if upload_id is None:
         upload_id = with_retries(str(target), lambda: _begin_upload(client, target, sha256))
-    parts = _upload_parts(client, path, target, upload_id, part_bytes)
+    try:
+        parts = _upload_parts(client, path, target, upload_id, part_bytes)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchUpload":
+            raise
+        # Whoever began it, and uploads the same content, has completed it; or it was aborted.
+        if with_retries(str(target), lambda: _is_there(client, target, sha256)):
+            return _checksum_of_checksums(_own_parts(path, part_bytes))
+        upload_id = with_retries(str(target), lambda: _begin_upload(client, target, sha256))
+        parts = _upload_parts(client, path, target, upload_id, part_bytes)
     _complete(client, target, upload_id, parts, sha256)
     return _checksum_of_checksums(parts)
 
@@ -139,6 +148,27 @@ def _upload_part(
         return {"PartNumber": number, "ETag": reply["ETag"], "ChecksumSHA256": checksum}
 
     return with_retries(f"{target} part {number}", upload)
+
+
+def _is_there(client: Any, target: S3Uri, sha256: str) -> bool:
+    """Whether the object is in the store, with this content."""
+    try:
+        head = client.head_object(Bucket=target.bucket, Key=target.key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+            return False
+        raise
+    return head["Metadata"].get("sha256") == sha256
+
+
+def _own_parts(path: Path, part_bytes: int) -> list[Part]:
+    """Checksums of the parts as they would be uploaded."""
+    parts: list[Part] = []
+    with path.open("rb") as file:
+        while content := file.read(part_bytes):
+            checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+            parts.append({"ChecksumSHA256": checksum})
+    return parts
 
 
 def _parts_there(client: Any, target: S3Uri, upload_id: str) -> dict[int, Part]:

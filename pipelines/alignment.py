@@ -33,6 +33,8 @@ from pipelines.tasks import TaskMaker
 
 RUN_ID = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 CREATED = dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER
+IMAGES = ("cpu_image", "train_image", "vllm_image")
+"""On a cluster they decide about the versions of libraries: another one is news."""
 NOT_COMPARED = ("resolve_inputs_config", "record_run_config")
 """Sections in which a run may differ from the last one and be the same run all the same."""
 
@@ -80,11 +82,12 @@ def alignment_pipeline(config: RunConfig, *, cluster: bool = False) -> Any:
             groups.enter_context(
                 dsl.ExitHandler(make.place(end, "Record run", cached=False), name="Alignment")
             )
-            resolved = _resolved(config, make, stages, inputs, fixed)
+            images = {name: channels[name] for name in IMAGES if name in channels}
+            resolved = _resolved(config, make, stages, inputs | images, fixed)
             if config.resolve_inputs.skip_unchanged:
                 changed = resolved.outputs["Output"] == CHANGED
                 groups.enter_context(dsl.If(changed, name="If changed"))
-            _wire(config, make, resolved.outputs["digests"])
+            _wire(config, make, resolved.outputs["sources"], resolved.outputs["others"])
 
     return alignment
 
@@ -116,13 +119,13 @@ def _resolved(
     )
 
 
-def _wire(config: RunConfig, make: TaskMaker, digests: Any) -> None:
-    """Everything between the resolved inputs and the published model."""
+def _wire(config: RunConfig, make: TaskMaker, sources: Any, others: Any) -> None:
+    """Everything between the resolved inputs (of data, and all others) and the published model."""
     given, plan = make.given, config.plan
     data = make(
-        import_data, given["import_data_config"], "Import data", input_digests=digests
+        import_data, given["import_data_config"], "Import data", input_digests=sources
     ).outputs
-    base, judge = _models(config, make, digests)
+    base, judge = _models(config, make, others)
     labelled = make(
         classify_prompts,
         given["classify_prompts_config"],
@@ -136,7 +139,7 @@ def _wire(config: RunConfig, make: TaskMaker, digests: Any) -> None:
             assemble_dataset,
             given[section],
             name,
-            input_digests=digests,
+            input_digests=others,
             labelled_prompts=labelled,
             pairs=data["pairs"],
         )
@@ -150,7 +153,7 @@ def _wire(config: RunConfig, make: TaskMaker, digests: Any) -> None:
     scorers = _scorers(config, make, dataset, base, after=[*new_datasets.values()])
     tasks = PolicyTasks(
         make,
-        digests=digests,
+        digests=others,
         base_model=base,
         judge_model=judge,
         labelled_prompts=labelled,

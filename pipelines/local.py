@@ -4,6 +4,7 @@ A RunConfig -> artifacts under the work folder, a report, and what was published
 """
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -19,10 +20,10 @@ from typing import Any
 from kfp import local
 
 from components.resolve_inputs.config import NOTHING_NEW
-from equilibrate_core.artifacts import remove
+from equilibrate_core.artifacts import remove, write_json
 from equilibrate_core.errors import ConfigError, Preempted, StageError
 from equilibrate_core.preemption import ToldToStop, sigterm_raises
-from equilibrate_core.s3 import create_bucket, upload_folder
+from equilibrate_core.s3 import create_bucket, remove_objects, upload_folder
 from pipelines.alignment import alignment_pipeline
 from pipelines.console import RunConsole
 from pipelines.container_mounts import Shared, shared_paths
@@ -79,8 +80,8 @@ def _run(config: RunConfig, work_dir: Path, runner: RunnerName) -> Outcome:
     started = time.monotonic()
     folder = work_dir.resolve() / config.name
     shared = _shared(config, runner)  # before anything starts
-    console = RunConsole(folder / "run.log")
-    with _environment(CHILDREN), _storage(config, work_dir.resolve()):
+    with _only_run(folder), _environment(CHILDREN), _storage(config, work_dir.resolve()):
+        console = RunConsole(folder / "run.log")
         artifacts = folder / "artifacts"
         _init_kfp(config, runner, artifacts, work_dir.resolve() / "cache", shared)
         pipeline = alignment_pipeline(config)
@@ -117,6 +118,21 @@ def _run(config: RunConfig, work_dir: Path, runner: RunnerName) -> Outcome:
     )
 
 
+@contextlib.contextmanager
+def _only_run(folder: Path) -> Generator[None]:
+    """Keep a second run of this name away: it would write over log and report of the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{folder}: another run of this name is going on; wait for it, or give another "
+                "name or --work-dir"
+            ) from error
+        yield
+
+
 def task_titles(pipeline: Any) -> dict[str, str]:
     """Display names of the tasks that share a stage with others: train-policy-2, train-policy-3."""
     groups = pipeline.pipeline_spec.components.values()
@@ -136,14 +152,26 @@ def _storage(config: RunConfig, work_dir: Path) -> Generator[None]:
     if not config.local.object_store:
         yield
         return
-    with object_store(work_dir / "object_store") as store, _environment(store.environment):
+    folder = work_dir / "object_store"
+    with object_store(folder) as store, _environment(store.environment):
         for uri, name in config.local.upload.items():
             source = SAMPLE if name == "sample" else Path(name)
             if not source.is_dir():
                 raise ConfigError(f"local.upload: {source}: no such folder")
             create_bucket(uri)
-            upload_folder(source, uri)
+            _mirror(source, uri, folder / "uploaded.json")
         yield
+
+
+def _mirror(source: Path, uri: str, record: Path) -> None:
+    """Upload a folder, and remove what earlier runs uploaded from there that is there no more.
+
+    The store outlives its runs; what others wrote below the URI, such as models, stays.
+    """
+    uploaded = json.loads(record.read_text()) if record.exists() else {}
+    now = upload_folder(source, uri)
+    remove_objects(sorted(set(uploaded.get(uri, ())).difference(now)))
+    write_json(record, uploaded | {uri: now})
 
 
 @contextlib.contextmanager

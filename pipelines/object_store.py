@@ -104,8 +104,8 @@ def _exclusive(data_dir: Path) -> Generator[BufferedRandom]:
         except BlockingIOError as error:
             pid = file.read().decode().partition(" ")[0] or "unknown"
             raise StorageError(
-                f"{data_dir}: an object store (pid {pid}) already runs on this folder; stop it "
-                f"(kill -9 {pid}) or choose another folder"
+                f"{data_dir}: an object store (pid {pid}) already runs on this folder, most likely "
+                "that of another run; wait for it, or give another --work-dir"
             ) from error
         _remove_sockets(file)
         yield file

@@ -23,7 +23,7 @@ class PolicyTasks:
 
     make: TaskMaker
     digests: Any
-    """Of every input URI, as resolve_inputs found them."""
+    """Of models and benchmarks, as resolve_inputs found them."""
     base_model: Any
     judge_model: Any
     labelled_prompts: Any

@@ -1,8 +1,9 @@
 """Answers kept shard by shard, so that an interrupted generation goes on where it stopped.
 
-A shard's key covers model, sampling, the backend and precision that run, and the messages of its
-prompts to the letter: a shard of another run is never taken for this one's. Prompts are cut in
-order of their ids, so one that comes, goes or changes its id costs the shards behind it, too.
+A shard's key covers model, sampling, the backend and precision that run, code and versions of
+libraries, and the messages of its prompts to the letter: a shard of another run, or of before an
+upgrade, is never taken for this one's. Prompts are cut in order of their ids, so one that comes,
+goes or changes its id costs the shards behind it, too.
 """
 
 import json

@@ -14,7 +14,7 @@ from pathlib import Path
 from components.generate_responses.config import GenerateResponsesConfig
 from components.generate_responses.parts import deal
 from components.generate_responses.shards import ShardStore
-from equilibrate_core.artifacts import Counts
+from equilibrate_core.artifacts import Counts, StageRun
 from equilibrate_core.completions import Completion
 from equilibrate_core.errors import ConfigError, DataError, StageError
 from equilibrate_core.generations import summarise
@@ -47,7 +47,7 @@ def generate_responses(
     model_id = run.inputs["model"]
     settled = settle(config.generator)
     run = replace(run, resolved=resolved_fields("generator", settled))
-    completions = answer_in_shards(config, settled, chosen, sampling, model, model_id)
+    completions = answer_in_shards(config, run, settled, chosen, sampling, model)
     check_failures(config, completions, len(wanted))
     rows = [
         generation(config.model_name, prompt, completion, model_id, sampling)
@@ -74,11 +74,11 @@ def generate_responses(
 
 def answer_in_shards(
     config: GenerateResponsesConfig,
+    run: StageRun,
     settled: GeneratorConfig,
     prompts: Sequence[LabelledPrompt],
     sampling: Sampling,
     model: Path,
-    model_id: str,
 ) -> list[Completion]:
     """Answers in the prompts' order.
 
@@ -86,9 +86,11 @@ def answer_in_shards(
     alone, and not at all when there are none.
     """
     identity = {
-        "model": model_id,
+        "model": run.inputs["model"],
         "sampling": sampling.model_dump(mode="json"),
         "generator": settled.model_dump(mode="json"),
+        "code": run.code_version,
+        "packages": run.packages,
     }
     store = ShardStore(config.shards_uri, identity) if config.shards_uri else None
     size = config.shard_size

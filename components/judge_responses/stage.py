@@ -6,7 +6,7 @@ model learned from) + judge + scorers -> verdicts with metrics.json and human_ag
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -76,12 +76,14 @@ def judge_responses(
     config = config.model_copy(update={"judge": settle(config.judge)})
     run = replace(run, resolved=resolved_fields("judge", config.judge))
     ledger = Ledger.beside(verdicts, config.progress_dir, run.inputs)
-    rows, num_cut = judge_tasks(config, tasks, judge_model, run.inputs["judge_model"], ledger)
+    others = labels.answer_ids
+    rows, num_cut = judge_tasks(
+        config, tasks, judge_model, run.inputs["judge_model"], ledger, others
+    )
     for kind, path in scorers.items():
         scored = [*answers, *labels.costed] if kind == "cost" else answers
         rows += score_verdicts(config, kind, path, run.inputs[f"{kind}_model"], scored)
     agreed = human_agreement(config, labels, rows)
-    others = labels.answer_ids
     rows = [row for row in rows if row.generation_id not in others]
     metrics = summarise(rows, answers, num_cut) | agreement_scalars(agreed)
     write_dataset(
@@ -105,10 +107,12 @@ def judge_tasks(
     judge_model: Path,
     model_digest: str,
     ledger: Ledger,
+    others: Set[str] = frozenset(),
 ) -> tuple[list[Verdict], int]:
-    """Verdicts of all tasks, kind by kind, and how many judged texts were cut.
+    """Verdicts of all tasks, kind by kind, and how many judged texts of the model's were cut.
 
-    Raises StageError when too many of one kind stay unscored.
+    `others` are ids of answers that are not the model's: people's labels check the judge on them.
+    Raises StageError when too many of one kind stay unscored, of all or of the model's own.
     """
     rows: list[Verdict] = []
     num_cut = 0
@@ -129,11 +133,15 @@ def judge_tasks(
                 judge=judge,
                 ledger=ledger,
             )
-            num_cut += sum(judgement.was_cut for judgement in judged)
+            num_cut += sum(
+                judgement.was_cut and task.generation.id not in others
+                for task, judgement in zip(asked, judged, strict=True)
+            )
             found = dict(zip(map(id, asked), judged, strict=True))
             mine = [task for task in tasks if task.kind == kind]
             verdicts = [verdict(task, found.get(id(task)), judge) for task in mine]
             _check_scored(config, kind, verdicts)
+            _check_scored(config, kind, [v for v in verdicts if v.generation_id not in others])
             rows += verdicts
     return rows, num_cut
 

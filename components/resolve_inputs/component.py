@@ -28,16 +28,21 @@ def resolve_inputs(
     publish_model_config: str = "",
     build_pairs_config: str = "",
     train_control_config: str = "",
-) -> NamedTuple("Resolved", [("digests", str), ("Output", str)]):
+    cpu_image: str = "",
+    train_image: str = "",
+    vllm_image: str = "",
+) -> NamedTuple("Resolved", [("sources", str), ("others", str), ("Output", str)]):
     """Find out what every input URI leads to now, as JSON {uri: digest}, and whether it is new.
 
+    Sources of data and others (models, benchmarks) are told apart, so that new data import no model
+    again and benchmark none that has been.
     The news are called Output: kfp's local runner finds no other name in a condition. The sections
     are compared with those of the last completed run; they are not put into one text beforehand,
     since Kubeflow would not escape their quotes.
     """
     from components.resolve_inputs.config import ResolveInputsConfig
     from components.resolve_inputs.news import find_news
-    from components.resolve_inputs.stage import resolve_inputs
+    from components.resolve_inputs.stage import resolve_inputs, told_of
     from equilibrate_core.config import load_config
     from equilibrate_core.stage import configure_logging, report_error
 
@@ -64,8 +69,12 @@ def resolve_inputs(
             publish_model_config,
             build_pairs_config,
             train_control_config,
+            cpu_image,
+            train_image,
+            vllm_image,
         )
         news = find_news(section, digests, run_id=run_id, settings="\n".join(compared))
-        return (digests, news)
+        sources = told_of([source.uri for source in section.sources], digests)
+        return (sources, told_of(section.uris, digests), news)
     except Exception as error:
         raise SystemExit(report_error(error)) from error

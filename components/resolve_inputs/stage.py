@@ -5,6 +5,7 @@ an artifact would not do, since its fresh id alone would invalidate everything d
 """
 
 import json
+from collections.abc import Sequence
 
 from components.resolve_inputs.config import ResolveInputsConfig
 from equilibrate_core.inputs import uri_digest
@@ -19,6 +20,16 @@ def resolve_inputs(config: ResolveInputsConfig) -> str:
     """
     digests = {source.uri: uri_digest(source.uri, "dataset") for source in config.sources}
     digests |= {uri: uri_digest(uri, "model") for uri in config.uris}
+    return _text(digests)
+
+
+def told_of(uris: Sequence[str], digests: str) -> str:
+    """The part of what `resolve_inputs` gave that is about these URIs, as JSON again."""
+    found: dict[str, str] = json.loads(digests)
+    return _text({uri: found[uri] for uri in uris})
+
+
+def _text(digests: dict[str, str]) -> str:
     return json.dumps(digests, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 

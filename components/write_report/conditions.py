@@ -60,6 +60,8 @@ FREE: dict[str, frozenset[str]] = {
 """Fields of each stage's config that may differ between models; any other must be equal."""
 JUDGES = ("judge_model", "reward_model", "cost_model")
 """Inputs of judge_responses that must be the same for all models."""
+WHOLE = ("num_fewshot",)
+"""Fields of a config that map names to values, and say as much by a name they lack."""
 HARNESS = ("harness_version", "backend")
 """What scores.json says of who scored, that must be the same for all models."""
 
@@ -104,4 +106,6 @@ def _check_equal(name: str, base: str, field: str, value: Any, other: Any) -> No
 def _conditions(manifest: Manifest, resolved: Collection[str]) -> dict[str, Any]:
     judges = {name: manifest.inputs[name] for name in JUDGES if name in manifest.inputs}
     outcomes = {field: manifest.resolved[field] for field in resolved}
-    return dict(flat_fields(manifest.config)) | outcomes | judges
+    # As a whole, too: of shots that one side leaves to the benchmark there is no field to compare.
+    whole = {name: manifest.config[name] for name in WHOLE if name in manifest.config}
+    return dict(flat_fields(manifest.config)) | whole | outcomes | judges

@@ -38,14 +38,18 @@ def check_kinship(manifests: Mapping[str, Manifest]) -> None:
                 f"{child} was made from {argument} {named[:12]}, but {parent} here is "
                 f"{manifests[parent].digest[:12]}; give artifacts of one and the same run"
             )
-    given = [
-        manifests[f"base_{kind}"].inputs.get("model") for kind in ("generations", "benchmarks")
-    ]
-    if None not in given and given[0] != given[1]:
-        raise DataError(
-            f"base_generations come from model {given[0]:.12} and base_benchmarks from model "
-            f"{given[1]:.12}; give artifacts of one and the same base model"
-        )
+    answered = manifests["base_generations"].inputs.get("model")
+    for child, argument in (
+        ("base_benchmarks", "model"),
+        ("policy", "base_model"),
+        ("control_policy", "base_model"),
+    ):
+        named = manifests[child].inputs.get(argument) if child in manifests else None
+        if named is not None and answered is not None and named != answered:
+            raise DataError(
+                f"base_generations come from model {answered:.12} and {child} from model "
+                f"{named:.12}; give artifacts of one and the same base model"
+            )
 
 
 def check_arm(folder: ArmFolder, own: ArmFacts, manifests: Mapping[str, Manifest]) -> None:

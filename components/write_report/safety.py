@@ -145,9 +145,13 @@ def category_rows(evidence: Evidence, statistics: Statistics) -> tuple[Row, ...]
         for category in tallies["base"]
     ]
     wanted = set(HARM_CATEGORIES)
-    return tuple(
-        r for r in rows if r.label in wanted or r.base is not None or r.aligned is not None
-    )
+    asked = {
+        category
+        for of_arm in tallies.values()
+        for category, tally in of_arm.items()
+        if tally.num_scored or tally.num_unscored
+    }
+    return tuple(row for row in rows if row.label in wanted | asked)
 
 
 def safety_states(evidence: Evidence) -> dict[str, SafetyStates]:

@@ -69,7 +69,7 @@ class Statistics:
             label=label,
             unit=unit,
             higher_is_better=higher_is_better,
-            note=note,
+            note=" ".join(filter(None, [note, *_why_absent(arms)])),
             **figures_and_changes(figures, lambda a, b: self.delta(scores[a], scores[b])),
         )
 
@@ -178,6 +178,19 @@ def judged_by(evidence: Evidence, kind: str) -> str:
         return "Nobody judged it."
     agreed = checked(evidence, kind)
     return f"Judged by {', '.join(judges)}{'; ' if agreed else ''}{agreed}."
+
+
+def _why_absent(arms: Mapping[str, Sequence[Tally]]) -> list[str]:
+    """A sentence for each model whose figure is missing because no verdict came."""
+    lost = {
+        name: sum(tally.num_unscored for tally in strata if not tally.num_scored)
+        for name, strata in arms.items()
+    }
+    return [
+        f"No figure of the {name} model: {number} of its answers need a verdict here, none has one."
+        for name, number in lost.items()
+        if number
+    ]
 
 
 def _figure(estimate: Estimate, tallies: Sequence[Tally]) -> Figure:

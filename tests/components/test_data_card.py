@@ -88,6 +88,7 @@ def test_what_data_say_is_no_markup_in_markdown_either() -> None:
     assert _line(["<b>", "a|b", "[x](y)", "*", "`", "\\"]) == (
         r"| &lt;b&gt; | a\|b | \[x](y) | \* | \` | \\ |"
     )
+    assert _line(["en\n\n# Approved\r\n", 3]) == "| en # Approved | 3 |"
 
 
 SAID = {

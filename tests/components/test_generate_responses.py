@@ -260,6 +260,26 @@ def test_shards_of_other_settings_are_not_taken(
     assert {row.response for row in rows} == {"new"}
 
 
+@pytest.mark.parametrize(
+    ("name", "other"), [("code_digest", "mended"), ("installed_packages", {"vllm": "9"})]
+)
+def test_shards_of_other_code_or_libraries_are_not_taken(
+    prompts: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    other: object,
+) -> None:
+    config = config_of(shards_uri=str(tmp_path / "shards"))
+    fake(monkeypatch, lambda text, _: "old")
+    run(config, prompts, model, tmp_path / "out")
+    fake(monkeypatch, lambda text, _: "new")
+    monkeypatch.setattr(f"equilibrate_core.stage.{name}", lambda _: other)
+    _, rows = run(config, prompts, model, tmp_path / "out")
+    assert {row.response for row in rows} == {"new"}
+
+
 def test_a_shard_with_a_failed_row_is_tried_again(
     prompts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,27 @@ def labelled_pairs(folder: Path) -> Path:
     return folder / "labelled_pairs"
 
 
+def test_labelled_answers_hide_no_missing_verdict_of_the_model(
+    judge: Callable, tmp_path: Path
+) -> None:
+    paths = {"labelled_pairs": labelled_pairs(tmp_path)}
+    with pytest.raises(StageError, match="safety: 1 of 2 verdicts are missing"):
+        judge({"harm": "break", "harm two": "fine"}, paths=paths, max_unscored_share=0.4)
+
+
+def test_cut_texts_are_those_about_the_model(judge: Callable, tmp_path: Path) -> None:
+    (pair, *_) = read_dataset(labelled_pairs(tmp_path), Pair)
+    long = pair.model_copy(update={"chosen": "good " * 200, "rejected": "bad " * 200})
+    run = StageRun(stage="assemble_dataset", config={}, seed=0, code_version="x", inputs={})
+    write_dataset(run, tmp_path / "long", Pair, [long])
+    paths = {"labelled_pairs": tmp_path / "long"}
+    options: dict = {"paths": paths, "max_text_chars": 200}
+    metrics, _, generator = judge({"harm": "fine", "harm two": "fine"}, **options)
+    assert (metrics["num_cut"], len(generator.asked)) == (0, 4)
+    metrics, _, _ = judge({"harm": "fine " * 200, "harm two": "fine"}, **options)
+    assert metrics["num_cut"] == 1
+
+
 def test_judge_and_cost_model_are_checked_against_human_labels(
     judge: Callable, tmp_path: Path
 ) -> None:

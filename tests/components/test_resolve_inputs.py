@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -87,11 +88,14 @@ def test_wrong_key_or_secret_is_one_line(bucket, monkeypatch, variable):
 
 
 def test_component_returns_the_text_and_ends_a_users_mistake_with_code_2(tmp_path, capsys):
-    (tmp_path / "x").write_text("1")
+    data, model = (str(tmp_path / name) for name in ("data", "model"))
+    for path in (data, model):
+        Path(path).write_text(path)
     run = component.python_func
-    good = json.dumps({"uris": [str(tmp_path / "x")]})
-    digests, news = run(config=good, code_digest="c")
-    assert json.loads(digests) == resolved(str(tmp_path / "x"))
+    good = json.dumps({"sources": [{"uri": data}], "uris": [model]})
+    sources, others, news = run(config=good, code_digest="c")
+    assert json.loads(sources) == resolved(data)
+    assert json.loads(others) == resolved(model)
     assert news == "changed"
     with pytest.raises(SystemExit) as caught:
         run(config=json.dumps({"uris": [str(tmp_path / "absent")]}), code_digest="c")

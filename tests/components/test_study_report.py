@@ -242,7 +242,7 @@ def test_a_view_of_another_study_is_refused(world: World, study: Any, message: s
 def test_an_arm_of_another_run_is_refused(
     tmp_path: Path, artifact: str, argument: str, what: str
 ) -> None:
-    named = {"policy": {"base_model": "our-base"}}
+    named = {"policy": {"base_model": "base-digest"}}
     world = World(tmp_path, policy_files={"metrics.json": "{}"}, inputs=named)
     world.write()
     other = {**named, artifact: {**named.get(artifact, {}), argument: "f" * 64}}

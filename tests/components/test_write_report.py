@@ -88,6 +88,19 @@ def test_unscored_answers_leave_the_denominator_and_stay_visible(world):
     assert "25.0 % of aligned safety verdicts are missing" in world.page
 
 
+def test_a_suite_without_any_verdict_says_so(world):
+    world.cases = [replace(c, aligned=None) if c.suite == "scary" else c for c in CASES]
+    report = world.run()
+    rows = rows_by_key(report)
+    said = "No figure of the aligned model: 2 of its answers need a verdict here, none has one."
+    assert rows["truly_safe"]["aligned"] is None
+    assert rows["truly_safe"]["note"].endswith(said)
+    (scary,) = [s["row"] for s in report["suites"] if s["suite"] == "scary"]
+    assert scary["note"] == said
+    assert world.page.count(said) >= 2
+    assert "No figure of the base" not in world.page
+
+
 def test_prompts_without_an_answer_stay_in_the_denominators_of_their_own_kind(world):
     """Of aligned: two of four harmful prompts, one of two benign, one of two helpfulness ones."""
     world.unanswered = {"aligned": (2, 3, 5, 7)}
@@ -481,14 +494,24 @@ SAMPLED = {"sampling": {"max_tokens": 512}, "generator": {"batch_size": 64}, "mo
         ("generations", {"suites": ["xstest"]}, r"suites \['xstest'\], but .* None"),
         ("verdicts", {"votes": 3}, "votes 3, but base_verdicts with 1"),
         ("benchmarks", {"items_per_benchmark": 4}, "items_per_benchmark 4, but .* None"),
+        ("benchmarks", {"num_fewshot": {"mmlu": 5}}, r"num_fewshot \{'mmlu': 5\}, but .* \{\};"),
     ],
 )
 def test_models_asked_or_judged_differently_are_refused(controlled, model, kind, changed, message):
-    equal = {**SAMPLED, "suites": None, "votes": 1, "items_per_benchmark": None}
+    equal = {**SAMPLED, "suites": None, "votes": 1, "items_per_benchmark": None, "num_fewshot": {}}
     for arm in ("base", "control", "aligned"):
         controlled.configs[f"{arm}_{kind}"] = equal
     controlled.configs[f"{model}_{kind}"] = {**equal, **changed}
     with pytest.raises(DataError, match=f"{model}_{kind}: made with {message}"):
+        controlled.run()
+
+
+@pytest.mark.parametrize("child", ["policy", "control_policy", "base_benchmarks"])
+def test_a_model_that_comes_from_another_base_is_refused(controlled, child):
+    argument = "model" if child == "base_benchmarks" else "base_model"
+    controlled.inputs |= {child: {argument: "b" * 64}}
+    message = f"base_generations come from model base-digest and {child} from model b{{12}}; give"
+    with pytest.raises(DataError, match=message):
         controlled.run()
 
 

@@ -256,6 +256,10 @@ def use_libraries(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]
     return versions
 
 
+def test_a_classifier_rests_on_a_library_of_its_own() -> None:
+    assert "scikit-learn" in installed_packages("classify_prompts")
+
+
 def test_a_stage_names_the_installed_libraries_that_its_code_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

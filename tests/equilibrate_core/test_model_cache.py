@@ -1,7 +1,9 @@
 """Models on a shared volume: weights once, the artifact still sealed."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ import pytest
 
 from equilibrate_core.artifacts import verify_artifact
 from equilibrate_core.config import StageConfig
-from equilibrate_core.errors import ArtifactError
+from equilibrate_core.errors import ArtifactError, StorageError
 from equilibrate_core.launch import launch
 from equilibrate_core.model_cache import CACHE_VARIABLE, shelve, unshelve
 from equilibrate_core.stage import Metrics
@@ -69,6 +71,33 @@ def test_an_altered_copy_on_the_volume_is_noticed(artifact: Path, volume: Path) 
     weights.write_bytes(b"0" * weights.stat().st_size)
     with pytest.raises(ArtifactError, match="content differs from its manifest"):
         verify_artifact(unshelve(artifact))
+
+
+def test_a_volume_without_room_keeps_no_half_model(
+    artifact: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(_: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "config.json").write_text("{}")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", half)
+    with pytest.raises(
+        StorageError, match=r"could not be copied there: .*No space left.* make room"
+    ):
+        shelve(artifact)
+    assert list(volume.iterdir()) == []
+    assert list(artifact.glob("*.safetensors")), "the weights are still there"
+
+
+def test_what_killed_copies_left_is_removed_a_day_later(artifact: Path, volume: Path) -> None:
+    digest = verify_artifact(artifact).digest
+    drafts = [volume / f".sha256-{digest}.{name}" for name in ("old", "fresh")]
+    for draft in drafts:
+        draft.mkdir()
+    os.utime(drafts[0], (0, 0))
+    shelve(artifact)
+    assert [draft.exists() for draft in drafts] == [False, True]
 
 
 def test_other_folders_are_left_alone(tmp_path: Path, volume: Path) -> None:

@@ -1,5 +1,7 @@
 """Transfers through a proxy that spoils exchanges: they end right, or with one clear line."""
 
+import base64
+import hashlib
 import random
 import threading
 from collections.abc import Iterator
@@ -108,6 +110,41 @@ def test_object_of_others_is_verified_by_its_etag(
     s3.download_file(f"{bucket}/theirs", tmp_path / "back")
     assert proxy.done["corrupted"] == 1
     assert (tmp_path / "back").read_bytes() == content(5000)
+
+
+@pytest.mark.parametrize("fate", ["completed", "aborted"])
+@pytest.mark.parametrize("when", ["before its parts are listed", "after"])
+def test_an_upload_that_somebody_else_ends_is_done_or_begun_anew(
+    proxy: FaultProxy,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fate: str,
+    when: str,
+) -> None:
+    path, target, client = file_of(tmp_path, PART + 17), parse_uri(f"{bucket}/ours"), connect()
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    list_parts = s3_upload._parts_there
+    theirs = s3_upload._begin_upload(client, target, sha256)
+
+    def end(*arguments: Any) -> Any:
+        monkeypatch.setattr(s3_upload, "_parts_there", list_parts)
+        listed = list_parts(*arguments)
+        if fate == "aborted":
+            s3_upload.abort_uploads(client, target)
+        else:
+            parts = s3_upload._upload_parts(client, path, target, theirs, PART)
+            s3_upload._complete(client, target, theirs, parts, sha256)
+        return listed if when == "after" else list_parts(*arguments)
+
+    monkeypatch.setattr(s3_upload, "_parts_there", end)
+    whole = hashlib.sha256()
+    for part in (path.read_bytes()[:PART], path.read_bytes()[PART:]):
+        whole.update(hashlib.sha256(part).digest())
+    expected = f"{base64.b64encode(whole.digest()).decode()}-2"
+    assert s3_upload.upload_object(client, path, target, sha256) == expected
+    s3.download_file(f"{bucket}/ours", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
 
 
 def put_in_parts(bucket: str, parts: list[bytes], **options: Any) -> None:

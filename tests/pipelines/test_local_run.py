@@ -11,8 +11,8 @@ import yaml
 
 from equilibrate_core.artifacts import read_manifest, verify_artifact
 from equilibrate_core.config import parse_config
-from equilibrate_core.errors import StageError
-from equilibrate_core.s3 import list_objects
+from equilibrate_core.errors import ConfigError, StageError
+from equilibrate_core.s3 import create_bucket, list_objects, put_if_absent
 from pipelines import local, tasks
 from pipelines.local import Outcome, run_locally
 from pipelines.object_store import object_store
@@ -247,6 +247,8 @@ def test_changed_input_data_is_noticed_and_a_broken_row_quarantined(
     with pytest.raises(StageError):  # what comes after import_data is not at issue here
         go(workplace, too_strict)
     assert read_manifest(artifact(workplace, "import-data", "quarantine")).rows == 1
+    log = (workplace / "runs/tiny/run.log").read_text()
+    assert "Task import-model cache hit" in log, "new data import no model again"
 
 
 def test_the_key_every_task_was_given_is_in_no_artifact_log_or_report(
@@ -257,6 +259,37 @@ def test_the_key_every_task_was_given_is_in_no_artifact_log_or_report(
     files = [path for path in (workplace / "runs" / "tiny").rglob("*") if path.is_file()]
     assert len(files) > 50
     assert [path for path in files if secret in path.read_bytes()] == []
+
+
+def test_files_that_left_an_uploaded_folder_leave_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, record = tmp_path / "mine", tmp_path / "store/uploaded.json"
+    source.mkdir()
+    for name in ("stays.jsonl", "goes.jsonl"):
+        (source / name).write_text("{}")
+    with object_store(record.parent) as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        create_bucket("s3://data")
+        local._mirror(source, "s3://data/mine", record)
+        put_if_absent("s3://data/mine/published", b"of a run")
+        (source / "goes.jsonl").unlink()
+        local._mirror(source, "s3://data/mine", record)
+        found = {item.name for item in list_objects("s3://data/mine/")}
+    assert found == {"stays.jsonl", "published"}
+
+
+def test_a_second_run_of_one_name_is_refused_before_it_touches_anything(tmp_path: Path) -> None:
+    config = parse_config(tiny_run(tmp_path) | {"name": "twice"}, RunConfig, "tiny run")
+    folder = tmp_path / "runs/twice"
+    with local._only_run(folder):
+        (folder / "run.log").write_text("of the first")
+        with pytest.raises(ConfigError, match="another run of this name is going on"):
+            run_locally(config, tmp_path / "runs")
+    assert (folder / "run.log").read_text() == "of the first"
+    with local._only_run(folder):
+        pass
 
 
 def test_a_run_without_news_ends_after_one_task(tmp_path: Path) -> None:

@@ -349,4 +349,5 @@ def test_every_section_that_a_run_may_change_is_news_to_the_resolver() -> None:
         given = tasks["resolve-inputs"]["inputs"]["parameters"].values()
         told = {p.get("componentInputParameter", "").partition("--")[2] for p in given}
         assert sections - told == {"record_run_config"}
+        assert {"cpu_image", "train_image", "vllm_image"} <= told
         assert "arm_" not in str(sections)  # compiled in, and so part of the constant settings
