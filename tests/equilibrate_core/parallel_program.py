@@ -34,9 +34,10 @@ def shard_everything() -> None:
     original = deepspeed.initialize
 
     def initialize(*, config: dict[str, Any], **options: Any) -> Any:
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        # A large model's weights are given back in forward, and fetched again for backward.
-        config["zero_optimization"]["stage3_max_reuse_distance"] = 0
+        sharding = config["zero_optimization"]
+        sharding["stage3_param_persistence_threshold"] = 0
+        # A large model's weights are given back in forward and fetched again, a few ahead.
+        sharding |= {"stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 1}
         return original(config=config, **options)
 
     deepspeed.initialize = initialize
