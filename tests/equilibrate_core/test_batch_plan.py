@@ -1,7 +1,7 @@
 """Forward passes: bounded, of rows of like length, equally many on every process."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from equilibrate_core.batch_plan import evaluation_passes, micro_batches
@@ -43,6 +43,7 @@ def test_processes_take_equal_passes_and_a_missing_row_weighs_nothing() -> None:
     tokens=st.none() | st.integers(1, 120),
     world=st.integers(1, 4),
 )
+@example(lengths=[1, 1, 1, 10], size=5, tokens=12, world=2)
 def test_every_row_counts_once_on_one_process_whatever_the_bounds(
     lengths: list[int], size: int, tokens: int | None, world: int
 ) -> None:
