@@ -74,6 +74,13 @@ def _mend_generation_config(model: Any, folder: Path) -> None:
         config.pad_token_id = None
     if any(getattr(config, name, None) is not None for name in SAMPLING):
         config.do_sample = True
+    logger.warning(
+        "%s/generation_config.json contradicts itself; saved models say do_sample: %s and "
+        "pad_token_id: %s",
+        folder,
+        config.do_sample,
+        config.pad_token_id,
+    )
     try:
         config.validate(strict=True)
     except ValueError as error:

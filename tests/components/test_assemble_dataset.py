@@ -249,14 +249,20 @@ def test_no_prompt_of_one_output_is_like_one_of_another(tmp_path: Path) -> None:
         assert max(jaccard(a, b) for a in one for b in other) < 0.8
 
 
+def with_others(text_of: Callable[[int], str]) -> tuple[list[LabelledPrompt], list[Pair]]:
+    """The usual rows, and a prompt made from each question, with a pair of its own."""
+    prompts, pairs = data()
+    for i in range(80):
+        text = text_of(i)
+        prompts.append(labelled(text, CATEGORIES[i % 4]))
+        pairs.append(make_pair(text, f"other good answer {i}", f"other bad answer {i}"))
+    return prompts, pairs
+
+
 def test_what_is_no_duplicate_by_a_high_threshold_is_held_out_by_no_part_from_another(
     tmp_path: Path,
 ) -> None:
-    prompts, pairs = data()
-    for i in range(80):
-        text = f"{question(i)} Now please"
-        prompts.append(labelled(text, CATEGORIES[i % 4]))
-        pairs.append(make_pair(text, f"other good answer {i}", f"other bad answer {i}"))
+    prompts, pairs = with_others(lambda i: f"{question(i)} Now please")
     everything = {"quotas": Quotas(EHD=99, IHD=99, MHD=99), "general_count": 99}
     parts, _ = assemble(tmp_path, prompts, pairs, near_duplicate_jaccard=1.0, **everything)
     assert sum(map(len, parts.values())) == 160
@@ -268,11 +274,9 @@ def test_what_is_no_duplicate_by_a_high_threshold_is_held_out_by_no_part_from_an
 
 
 def test_a_held_out_prompt_that_holds_a_learned_one_leaves_and_is_counted(tmp_path: Path) -> None:
-    prompts, pairs = data()
-    for i in range(80):
-        text = f"{question(i + 500)} {question(i)} {question(i + 1000)}"
-        prompts.append(labelled(text, CATEGORIES[i % 4]))
-        pairs.append(make_pair(text, f"other good answer {i}", f"other bad answer {i}"))
+    prompts, pairs = with_others(
+        lambda i: f"{question(i + 500)} {question(i)} {question(i + 1000)}"
+    )
     everything = {"quotas": Quotas(EHD=99, IHD=99, MHD=99), "general_count": 99}
     parts, _ = assemble(tmp_path, prompts, pairs, **everything)
     learned = [p.messages[0].content for n in OUTPUTS[:2] for p in parts[n]]

@@ -151,7 +151,7 @@ def with_file(source: Path, folder: Path, name: str, **fields: object) -> Path:
 
 
 def test_a_model_that_says_how_to_sample_but_not_that_it_should_can_be_saved(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = with_file(
         tiny_model,
@@ -162,6 +162,7 @@ def test_a_model_that_says_how_to_sample_but_not_that_it_should_can_be_saved(
     load_causal_lm(folder).save_pretrained(tmp_path / "saved")
     saved = json.loads((tmp_path / "saved/generation_config.json").read_text())
     assert (saved["do_sample"], saved["temperature"], saved["top_p"]) == (True, 0.9, 0.6)
+    assert "contradicts itself; saved models say do_sample: True" in caplog.text
 
 
 def test_what_no_one_can_save_is_told_before_anything_is_trained(
