@@ -1,6 +1,6 @@
 """How tasks run on a cluster: the section `kubeflow` of a run file."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -42,8 +42,8 @@ class Resources(Config):
     """Seconds after which one attempt is stopped; a retry starts afresh."""
 
 
-class StageResources(Config):
-    """Where one stage differs from its pool; what is left out is the pool's."""
+class ResourceChanges(Config):
+    """What a pool or a stage asks for by itself; what is left out is decided one step below."""
 
     cpu: str | None = None
     """CPU cores."""
@@ -55,12 +55,17 @@ class StageResources(Config):
     """Seconds after which one attempt is stopped."""
 
 
-SMALL = StageResources(cpu="500m", memory="1Gi", timeout_s=1800)
-CUSTOMARY: dict[StageName, StageResources] = {
+POOL_DEFAULTS: dict[PoolName, Resources] = {
+    "cpu": Resources(),
+    "train": Resources(cpu="8", memory="64Gi", accelerators=1, timeout_s=72 * 3600),
+    "vllm": Resources(cpu="8", memory="64Gi", accelerators=1, timeout_s=24 * 3600),
+}
+SMALL = ResourceChanges(cpu="500m", memory="1Gi", timeout_s=1800)
+CUSTOMARY: dict[StageName, ResourceChanges] = {
     "resolve_inputs": SMALL,
     "record_run": SMALL,
-    "import_model": StageResources(memory="32Gi"),
-    "train_policy": StageResources(cpu="16", memory="128Gi"),
+    "import_model": ResourceChanges(memory="32Gi"),
+    "train_policy": ResourceChanges(cpu="16", memory="128Gi"),
 }
 
 
@@ -116,22 +121,25 @@ class KubeflowConfig(Config):
     leading to them, and after that no task comes from a run before."""
     api_url: str = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
     """Run API as seen from a task: the exit handler asks it which task failed. Empty: not asked."""
-    cpu: Resources = Resources()
-    """Of stages without a model."""
-    train: Resources = Resources(cpu="8", memory="64Gi", accelerators=1, timeout_s=72 * 3600)
-    """Of training and token scoring."""
-    vllm: Resources = Resources(cpu="8", memory="64Gi", accelerators=1, timeout_s=24 * 3600)
-    """Of classification, generation, judging and benchmarks."""
-    stages: dict[StageName, StageResources] = Field(default={})
-    """Stages that differ from their pool, beside the few that do by default (see CUSTOMARY)."""
+    cpu: ResourceChanges = ResourceChanges()
+    """Of stages without a model, in place of 2 cores, 8Gi and six hours."""
+    train: ResourceChanges = ResourceChanges()
+    """Of training and token scoring, in place of 8 cores, 64Gi, one accelerator and three days."""
+    vllm: ResourceChanges = ResourceChanges()
+    """Of classification, generation, judging and benchmarks, in place of 8 cores, 64Gi, one
+    accelerator and a day."""
+    stages: dict[StageName, ResourceChanges] = Field(default={})
+    """Stages that differ from their pool. resolve_inputs, record_run, import_model and train_policy
+    do by default (CUSTOMARY), in what the run file leaves open for their pool."""
 
     def resources(self, stage: StageName) -> Resources:
-        """Resources of a stage: its pool's, with what is customary, with its own changes."""
-        resources: Resources = getattr(self, POOLS[stage])
-        for changes in (CUSTOMARY.get(stage), self.stages.get(stage)):
-            if changes is not None:
-                resources = resources.model_copy(update=changes.model_dump(exclude_none=True))
-        return resources
+        """Resources of a stage, field by field: its own, its pool's, customary, the default."""
+        pool = POOLS[stage]
+        own = self.stages.get(stage, ResourceChanges())
+        chosen: dict[str, Any] = {}
+        for changes in (CUSTOMARY.get(stage, ResourceChanges()), getattr(self, pool), own):
+            chosen |= changes.model_dump(exclude_none=True)
+        return POOL_DEFAULTS[pool].model_copy(update=chosen)
 
 
 POOLS: dict[StageName, PoolName] = {

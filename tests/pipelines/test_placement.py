@@ -12,7 +12,7 @@ from components.record_run.run_api import TOKEN_PATH
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.node_placement import NodePlacement
 from pipelines.alignment import alignment_pipeline
-from pipelines.kubeflow_config import KubeflowConfig, Resources, StageResources
+from pipelines.kubeflow_config import KubeflowConfig, StageName
 from pipelines.local import run_locally
 from pipelines.run_config import RunConfig, load_run
 from pipelines.submit import compile_run
@@ -212,7 +212,8 @@ def test_everything_but_the_resolver_waits_for_news(compiled: Any) -> None:
 
 
 def test_what_is_not_configured_is_not_there() -> None:
-    bare = {"s3_secret": None, "model_cache": None, "queue": "equilibrate", "train": {}, "vllm": {}}
+    bare = {"s3_secret": None, "model_cache": None, "queue": "equilibrate"}
+    bare |= {"train": {"accelerators": 0}, "vllm": {"accelerators": 0}}
     config = RUN.model_copy(update={"kubeflow": KubeflowConfig.model_validate(bare)})
     spec, platform = documents(config)
     assert not {"s3_secret", "model_cache"} & set(spec["root"]["inputDefinitions"]["parameters"])
@@ -229,14 +230,40 @@ def test_tasks_with_accelerators_wait_in_their_queue() -> None:
     assert "podMetadata" not in executors["exec-import-data"]
 
 
-def test_a_stage_takes_what_it_leaves_out_from_its_pool() -> None:
-    config = KubeflowConfig(
-        train=Resources(cpu="4", memory="9Gi", accelerators=2, timeout_s=99),
-        stages={"train_policy": StageResources(accelerators=8)},
-    )
-    policy = config.resources("train_policy")
-    assert policy == Resources(cpu="16", memory="128Gi", accelerators=8, timeout_s=99)
-    assert config.resources("train_scorer") == config.train
+@pytest.mark.parametrize(
+    ("stage", "kubeflow", "expected"),
+    [
+        # stage, what the run file says -> cores, memory, accelerators, seconds
+        ("train_scorer", {}, ("8", "64Gi", 1, 259_200)),
+        ("train_policy", {}, ("16", "128Gi", 1, 259_200)),
+        ("import_model", {}, ("2", "32Gi", 0, 21_600)),
+        ("record_run", {}, ("500m", "1Gi", 0, 1_800)),
+        ("train_scorer", {"train": {"memory": "96Gi"}}, ("8", "96Gi", 1, 259_200)),
+        ("train_policy", {"train": {"memory": "96Gi"}}, ("16", "96Gi", 1, 259_200)),
+        # the pool's default, written out: a choice like any other
+        ("train_policy", {"train": {"memory": "64Gi"}}, ("16", "64Gi", 1, 259_200)),
+        ("import_model", {"cpu": {"cpu": "4"}}, ("4", "32Gi", 0, 21_600)),
+        ("record_run", {"cpu": {"timeout_s": 3600}}, ("500m", "1Gi", 0, 3600)),
+        ("judge_responses", {"vllm": {"accelerators": 0}}, ("8", "64Gi", 0, 86_400)),
+        ("train_policy", {"vllm": {"memory": "96Gi"}}, ("16", "128Gi", 1, 259_200)),
+        (
+            "train_policy",
+            {
+                "train": {"memory": "96Gi", "accelerators": 2, "timeout_s": 99},
+                "stages": {"train_policy": {"memory": "512Gi", "accelerators": 8}},
+            },
+            ("16", "512Gi", 8, 99),
+        ),
+        ("train_policy", {"stages": {"train_scorer": {"cpu": "64"}}}, ("16", "128Gi", 1, 259_200)),
+    ],
+)
+def test_a_stage_goes_before_its_pool_and_both_before_what_is_customary(
+    stage: StageName, kubeflow: dict[str, Any], expected: tuple[str, str, int, int]
+) -> None:
+    config = KubeflowConfig.model_validate(kubeflow)
+    again = KubeflowConfig.model_validate(config.model_dump(mode="json"))
+    for found in (config.resources(stage), again.resources(stage)):
+        assert (found.cpu, found.memory, found.accelerators, found.timeout_s) == expected
 
 
 def test_a_local_run_has_no_placement_parameters() -> None:

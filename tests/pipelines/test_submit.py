@@ -16,7 +16,7 @@ from equilibrate_core.errors import ConfigError
 from equilibrate_core.generator_config import GeneratorConfig
 from pipelines.cli import main
 from pipelines.kubeflow_api import ApiError, connect
-from pipelines.kubeflow_config import KubeflowConfig, Resources
+from pipelines.kubeflow_config import KubeflowConfig, ResourceChanges
 from pipelines.run_config import RunConfig, load_run
 from pipelines.submit import (
     NotFollowed,
@@ -79,7 +79,7 @@ def test_processes_that_are_not_the_accelerators_are_named_before_anything_start
         "train_control.num_processes: 1, but its task on a cluster has accelerators: 8",
     ]
     assert all(f"warning: {line}" in caplog.text for line in found)
-    cpus = KubeflowConfig(train=Resources(accelerators=0))
+    cpus = KubeflowConfig(train=ResourceChanges(accelerators=0))
     on_cpus = config.model_copy(update={"kubeflow": cpus})
     assert on_cpus.unmatched_processes == []
 
