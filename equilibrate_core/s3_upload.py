@@ -37,17 +37,12 @@ def upload_object(client: Any, path: Path, target: S3Uri, sha256: str) -> str | 
     upload_id = with_retries(str(target), lambda: _begun_upload(client, target))
     if upload_id is None:
         upload_id = with_retries(str(target), lambda: _begin_upload(client, target, sha256))
-    try:
-        parts = _upload_parts(client, path, target, upload_id, part_bytes)
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "NoSuchUpload":
-            raise
-        # Whoever began it, and uploads the same content, has completed it; or it was aborted.
-        if with_retries(str(target), lambda: _is_there(client, target, sha256)):
-            return _checksum_of_checksums(_own_parts(path, part_bytes))
+    parts = _upload_in_parts(client, path, target, upload_id, part_bytes, sha256)
+    if parts is None:
         upload_id = with_retries(str(target), lambda: _begin_upload(client, target, sha256))
-        parts = _upload_parts(client, path, target, upload_id, part_bytes)
-    _complete(client, target, upload_id, parts, sha256)
+        parts = _upload_in_parts(client, path, target, upload_id, part_bytes, sha256)
+    if parts is None:
+        raise AlteredContent(f"{target}: somebody else ended its upload twice")
     return _checksum_of_checksums(parts)
 
 
@@ -87,6 +82,26 @@ def _begun_upload(client: Any, target: S3Uri) -> str | None:
     begun = [item for item in listing.get("Uploads", ()) if item["Key"] == target.key]
     newest = max(begun, key=lambda item: item["Initiated"], default=None)
     return None if newest is None else str(newest["UploadId"])
+
+
+def _upload_in_parts(
+    client: Any, path: Path, target: S3Uri, upload_id: str, part_bytes: int, sha256: str
+) -> list[Part] | None:
+    """Send what is missing and complete the upload; None where it is gone and nothing came of it.
+
+    Returns parts with their checksums.
+    """
+    try:
+        parts = _upload_parts(client, path, target, upload_id, part_bytes)
+        with_retries(str(target), lambda: _complete(client, target, upload_id, parts))
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchUpload":
+            raise
+        # Completed by another process with the same content, or by a try whose reply was lost; or
+        # it was aborted.
+        there = with_retries(str(target), lambda: _is_there(client, target, sha256))
+        return _own_parts(path, part_bytes) if there else None
+    return parts
 
 
 def _upload_parts(
@@ -178,24 +193,13 @@ def _parts_there(client: Any, target: S3Uri, upload_id: str) -> dict[int, Part]:
     return {int(part["PartNumber"]): part for page in pages for part in page.get("Parts", ())}
 
 
-def _complete(client: Any, target: S3Uri, upload_id: str, parts: list[Part], sha256: str) -> None:
-    def complete() -> None:
-        try:
-            client.complete_multipart_upload(
-                Bucket=target.bucket,
-                Key=target.key,
-                UploadId=upload_id,
-                MultipartUpload={"Parts": parts},
-            )
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "NoSuchUpload":
-                raise
-            # A try whose reply was lost had completed it.
-            head = client.head_object(Bucket=target.bucket, Key=target.key)
-            if head["Metadata"].get("sha256") != sha256:
-                raise AlteredContent(f"{target}: another upload took its place") from error
-
-    with_retries(str(target), complete)
+def _complete(client: Any, target: S3Uri, upload_id: str, parts: list[Part]) -> None:
+    client.complete_multipart_upload(
+        Bucket=target.bucket,
+        Key=target.key,
+        UploadId=upload_id,
+        MultipartUpload={"Parts": parts},
+    )
 
 
 def _checksum_of_checksums(parts: list[Part]) -> str:

@@ -113,7 +113,7 @@ def test_object_of_others_is_verified_by_its_etag(
 
 
 @pytest.mark.parametrize("fate", ["completed", "aborted"])
-@pytest.mark.parametrize("when", ["before its parts are listed", "after"])
+@pytest.mark.parametrize("when", ["before its parts are listed", "after", "before its completion"])
 def test_an_upload_that_somebody_else_ends_is_done_or_begun_anew(
     proxy: FaultProxy,
     bucket: str,
@@ -124,20 +124,21 @@ def test_an_upload_that_somebody_else_ends_is_done_or_begun_anew(
 ) -> None:
     path, target, client = file_of(tmp_path, PART + 17), parse_uri(f"{bucket}/ours"), connect()
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    list_parts = s3_upload._parts_there
     theirs = s3_upload._begin_upload(client, target, sha256)
+    step = "_complete" if when == "before its completion" else "_parts_there"
+    own = getattr(s3_upload, step)
 
     def end(*arguments: Any) -> Any:
-        monkeypatch.setattr(s3_upload, "_parts_there", list_parts)
-        listed = list_parts(*arguments)
+        monkeypatch.setattr(s3_upload, step, own)
+        listed = own(*arguments) if when == "after" else None
         if fate == "aborted":
             s3_upload.abort_uploads(client, target)
         else:
             parts = s3_upload._upload_parts(client, path, target, theirs, PART)
-            s3_upload._complete(client, target, theirs, parts, sha256)
-        return listed if when == "after" else list_parts(*arguments)
+            s3_upload._complete(client, target, theirs, parts)
+        return listed or own(*arguments)
 
-    monkeypatch.setattr(s3_upload, "_parts_there", end)
+    monkeypatch.setattr(s3_upload, step, end)
     whole = hashlib.sha256()
     for part in (path.read_bytes()[:PART], path.read_bytes()[PART:]):
         whole.update(hashlib.sha256(part).digest())
