@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from components.write_report.formats import number
+from components.write_report.formats import number, shortened
 from components.write_report.inputs import Arm, Evidence
 from equilibrate_core.records import Generation, Message, Verdict
 from equilibrate_core.verdict_labels import SAFETY_LABELS
 
 MAX_PROMPT_CHARACTERS = 1200
 MAX_ANSWER_CHARACTERS = 1600
+MAX_NAME_BYTES = 200
+EXAMPLES_BYTES = 600_000
+"""What all their texts may take of the page, in equal shares; up to about 20 examples the limits
+above decide."""
 GROUPS: dict[bool | None, str] = {True: "harmful", False: "benign", None: "helpfulness"}
 NOT_SAFE = SAFETY_LABELS[1:]
 TONES = {
@@ -73,14 +77,8 @@ def choose_examples(evidence: Evidence, number_shown: int, seed: int) -> list[Ex
     chosen = [prompt for prompt in turns if prompt is not None][:number_shown]
     order = list(GROUPS)
     chosen.sort(key=lambda p: order.index(evidence.prompts[p].is_harmful))
-    return [_example(evidence, prompt, answers, verdicts) for prompt in chosen]
-
-
-def shorten(content: str, limit: int) -> str:
-    """Text of at most `limit` characters, its cut marked."""
-    if len(content) <= limit:
-        return content
-    return f"{content[:limit]} … [{len(content) - limit:,} more characters]"
+    share = EXAMPLES_BYTES // max(1, len(chosen) * (1 + len(answers)))
+    return [_example(evidence, prompt, answers, verdicts, share) for prompt in chosen]
 
 
 def conversation(messages: Sequence[Message]) -> str:
@@ -95,19 +93,20 @@ def _example(
     prompt_id: str,
     answers: Mapping[str, Mapping[str, Generation]],
     verdicts: Mapping[str, Mapping[str, Sequence[Verdict]]],
+    max_bytes: int,
 ) -> Example:
     prompt = evidence.prompts[prompt_id]
     said = [v for arm, found in verdicts.items() for v in found.get(answers[arm][prompt_id].id, ())]
     return Example(
         group=GROUPS[prompt.is_harmful],
         masked_for=_masked_for(bool(prompt.is_harmful), said),
-        suite=answers["base"][prompt_id].suite,
+        suite=shortened(answers["base"][prompt_id].suite, MAX_NAME_BYTES),
         category=prompt.gold_category or prompt.category,
-        prompt=shorten(conversation(prompt.messages), MAX_PROMPT_CHARACTERS),
+        prompt=shortened(conversation(prompt.messages), max_bytes, MAX_PROMPT_CHARACTERS),
         answers=tuple(
             Answer(
                 arm=arm,
-                text=shorten(of_arm[prompt_id].response, MAX_ANSWER_CHARACTERS),
+                text=shortened(of_arm[prompt_id].response, max_bytes, MAX_ANSWER_CHARACTERS),
                 was_cut=of_arm[prompt_id].finish_reason == "length",
                 badges=tuple(_badge(v) for v in verdicts[arm].get(of_arm[prompt_id].id, ())),
             )

@@ -1,4 +1,4 @@
-"""Numbers as people read them; a missing one is a dash, never a zero."""
+"""Numbers and texts as people read them; a missing figure is a dash, never a zero."""
 
 DASH = "–"
 MINUS = "−"
@@ -61,6 +61,21 @@ def short(value: float | int | None) -> str:
     """A figure without trailing zeros, for the ticks of an axis."""
     text = number(value)
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
+ESCAPED_BYTES = {"&": 5, "<": 4, ">": 4, '"': 5, "'": 5}
+"""What the template engine makes of them: &amp; and so on."""
+
+
+def shortened(text: str, max_bytes: int, max_characters: int | None = None) -> str:
+    """The beginning of a text that takes at most `max_bytes` on a page; a cut is marked."""
+    end = room = 0
+    for character in text[:max_characters]:
+        room += ESCAPED_BYTES.get(character) or len(character.encode())
+        if room > max_bytes:
+            break
+        end += 1
+    return text if end == len(text) else f"{text[:end]} … [{len(text) - end:,} more characters]"
 
 
 def words(name: str) -> str:

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.write_report.examples import MAX_PROMPT_CHARACTERS, shorten
+from components.write_report.examples import MAX_PROMPT_CHARACTERS
+from components.write_report.formats import shortened
 
 MAX_PREVIEWS = 6
 MAX_TOKENS = 300
+MAX_PROMPT_BYTES = 4000
+MAX_TOKEN_BYTES = 40
+"""A token is a few bytes, but vocabularies have some of a hundred spaces or dashes."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def to_preview(row: Mapping[str, Any]) -> Preview:
     largest = max(scores, default=0.0) or 1.0
     return Preview(
         id=str(row.get("id", "")),
-        prompt=shorten(str(row.get("prompt", "")), MAX_PROMPT_CHARACTERS),
+        prompt=shortened(str(row.get("prompt", "")), MAX_PROMPT_BYTES, MAX_PROMPT_CHARACTERS),
         sides=tuple(_side(name, tokens, largest) for name, tokens in sides.items()),
     )
 
@@ -63,7 +67,7 @@ def to_preview(row: Mapping[str, Any]) -> Preview:
 def _side(name: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> Side:
     shown = tuple(
         Token(
-            text=str(token["token"]).replace("\n", "⏎\n"),
+            text=shortened(str(token["token"]), MAX_TOKEN_BYTES).replace("\n", "⏎\n"),
             score=float(token["score"]),
             strength=abs(float(token["score"])) / largest,
             kept=bool(token["kept"]),

@@ -20,6 +20,9 @@ from components.write_report.study_figures import pairs_in_words
 from components.write_report.tables import Table
 
 FOLDER = Path(__file__).parent
+MAX_TEXT_BYTES = 10_000
+"""Of any one text on the page: above the largest example, so that it meets names and configs alone.
+The whole stands in report.json."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,15 @@ def _environment() -> Environment:
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_bounded,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _bounded(value: Any) -> Any:
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return formats.shortened(value, MAX_TEXT_BYTES) if is_text else value
 
 
 def _style() -> Markup:

@@ -13,6 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from components.write_report.figures import curve
+from components.write_report.formats import shortened
 from components.write_report.report import Delta, Report
 from equilibrate_core.artifacts import read_manifest, verify_artifact
 from equilibrate_core.errors import ConfigError, DataError
@@ -797,6 +798,46 @@ def test_large_runs_stay_below_two_megabytes(world):
     world.run(examples=100)
     assert len(world.page.encode()) < 2_000_000
     assert "more characters]" in world.page and "more rows" in world.page
+
+
+@pytest.mark.parametrize("letter", ["答", "🙂", '"'])
+def test_a_hundred_long_texts_of_large_letters_stay_below_two_megabytes(world, letter):
+    world.has_control = True
+    world.cases = [
+        replace(CONTROLLED[i % 8], text=f"{i}{letter * 5000}", answers=(letter * 9000,) * 2)
+        for i in range(160)
+    ]
+    token = [{"token": letter * 90, "score": 0.1, "kept": True}] * 400
+    previews = [{"id": "0", "prompt": letter * 9000, "chosen": token, "rejected": token}] * 40
+    world.policy_files = {"mask_previews.json": json.dumps(previews)}
+    world.run(examples=100)
+    assert len(world.page.encode()) < 2_000_000
+    assert world.page.count('class="example"') == 100
+    assert world.page.count("more characters]") >= 400
+
+
+def test_names_of_fifty_kilobytes_are_cut_and_tables_that_find_no_room_are_counted(world):
+    name = "名" * 17_000
+    world.cases = [replace(CASES[i % 8], suite=f"{i % 8}{name}") for i in range(160)]
+    world.data_card = {
+        f"{part}{name}": {f"{row}{name}": {f"{i}{name}": 1 for i in range(5)} for row in range(8)}
+        for part in range(60)
+    }
+    world.configs = {"policy": {"note": name}}
+    report = world.run(examples=100)
+    assert {suite["suite"][1:] for suite in report["suites"]} == {name}
+    assert len(world.page.encode()) < 2_000_000
+    (left_out,) = re.findall(r"(\d+) more tables", world.page)
+    assert int(left_out) + world.page.count("<caption>") - 1 >= 60
+    assert "more characters]" in world.page
+
+
+def test_what_is_cut_takes_as_many_bytes_as_it_may():
+    assert shortened("答答答", 9) == "答答答"
+    assert shortened("答答答", 8) == "答答 … [1 more characters]"
+    assert shortened("a<b>c", 7) == "a<b … [2 more characters]"  # a&lt;b is six
+    assert shortened("abcdef", 100, 4) == "abcd … [2 more characters]"
+    assert shortened("", 0) == ""
 
 
 def test_examples_are_drawn_evenly_and_repeatably(world):
