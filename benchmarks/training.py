@@ -54,7 +54,12 @@ def main() -> int:
         return 0
     if given.data is None:
         parser.error("--data is needed: a file of PKU-SafeRLHF pairs")
-    work = given.work_dir or Path(tempfile.mkdtemp(prefix="training-"))
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(given, given.work_dir or Path(folder))
+
+
+def compare(given: argparse.Namespace, work: Path) -> int:
+    """Run every arm in a process of its own, and print what each took."""
     num_tokens = prepare(work, given.data, given.pairs, given.longest)
     print(f"{given.pairs} pairs of {num_tokens} tokens, batch {BATCH}, {given.precision}")
     for arm in given.arms.split(","):

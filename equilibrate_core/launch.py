@@ -6,7 +6,6 @@ it the trainings that are not for several nodes.
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from equilibrate_core.artifacts import write_json
 from equilibrate_core.config import StageConfig, load_config, parse_config
 from equilibrate_core.inputs import Kind, check_unchanged, pinned
 from equilibrate_core.model_cache import damage_set_aside, shelve, unshelve
+from equilibrate_core.scratch_folders import scratch
 from equilibrate_core.stage import Metrics, Stage, configure_logging, report_error
 from equilibrate_core.torchrun import run_torchrun
 
@@ -104,9 +104,9 @@ def run_stage(stage: Stage, config: StageConfig, paths: dict[str, Path]) -> Metr
     num_processes = getattr(config, "num_processes", 1)
     if num_processes == 1 or "RANK" in os.environ:
         return stage(config, **paths)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         arguments = ["--config", config.model_dump_json()]
         for name, path in paths.items():
             arguments += [f"--{name}", str(path)]
         options = ["--standalone", f"--nproc-per-node={num_processes}"]
-        return run_torchrun(stage.__module__, arguments, options, Path(folder) / "metrics.json")
+        return run_torchrun(stage.__module__, arguments, options, folder / "metrics.json")

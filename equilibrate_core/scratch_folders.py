@@ -1,4 +1,4 @@
-"""Folders for large files on the local disk, which a killed process does not leave behind for good.
+"""Folders for temporary files, which a killed process does not leave behind for good.
 
 Whoever makes one keeps a lock on it, which the kernel lets go when the process ends; the next one
 to make one clears those without.
@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-PREFIX = "equilibrate-checkpoint-"
+PREFIX = "equilibrate-scratch-"
 
 
 def open_scratch() -> tuple[Path, int]:
@@ -36,6 +36,25 @@ def scratch() -> Generator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def own_temporary_files() -> Generator[Path]:
+    """Have all temporary files, libraries' and children's too, in one folder that goes at the end.
+
+    Some leave theirs: vllm the file at which its processes meet, torchrun its log folders. The path
+    is short, for sockets are made there: a socket's has 107 bytes at most.
+    """
+    with scratch() as folder:
+        before, tempfile.tempdir = (os.environ.get("TMPDIR"), tempfile.tempdir), str(folder)
+        os.environ["TMPDIR"] = str(folder)
+        try:
+            yield folder
+        finally:
+            variable, tempfile.tempdir = before
+            os.environ.pop("TMPDIR", None)
+            if variable is not None:
+                os.environ["TMPDIR"] = variable
 
 
 def _clear_abandoned() -> None:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from equilibrate_core.end_with_parent import end_with_parent
 from equilibrate_core.errors import EquilibrateError, PeerLost, Preempted, StageError, UserError
 from equilibrate_core.peer_loss import lost_peer
 from equilibrate_core.redaction import RedactingFormatter, redact
+from equilibrate_core.scratch_folders import own_temporary_files
 
 Metrics = dict[str, float]
 """The scalars a stage reports: they become KFP Metrics and metrics.json."""
@@ -80,12 +81,14 @@ def stage_main(
     logs to it) goes to stderr.
     """
     configure_logging()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun would leave its processes behind
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if under_torchrun:  # it would leave its processes behind
         end_with_parent()
+    temporary = nullcontext() if under_torchrun else own_temporary_files()  # one for all of them
     arguments = vars(stage_parser(stage, config_type).parse_args(argv))
     metrics_path = arguments.pop("metrics")
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), temporary:
             metrics = stage(load_config(arguments.pop("config"), config_type), **arguments)
         # One `metrics` for all processes of a node: its first speaks for all.
         if metrics_path is not None and os.environ.get("LOCAL_RANK", "0") == "0":

@@ -24,12 +24,15 @@ def run_torchrun(
 ) -> Metrics:
     """Run a stage's module under torchrun; `metrics` is the file its scalars pass through.
 
+    What it leaves lies beside that file, torchrun's logs too: the folder is the caller's to remove.
+
     Raises what stopped a process, or StageError when none could say it. PeerLost: all that failed
     here lost a process that is not of this node. Preempted: SIGTERM came.
     """
     codes = metrics.with_name(f"{metrics.name}.codes")
     command = [sys.executable, "-m", "equilibrate_core.torchrun_agent", str(codes), *options]
-    command += [f"--shutdown-timeout={SAVE_TIMEOUT_S}", "-m", module]
+    logs = metrics.with_name(f"{metrics.name}.logs")
+    command += [f"--shutdown-timeout={SAVE_TIMEOUT_S}", f"--log-dir={logs}", "-m", module]
     code, told = _run_group([*command, "--metrics", str(metrics), *arguments])
     error = child_error(metrics)
     failed: dict[str, int] = json.loads(codes.read_text()) if codes.is_file() else {}

@@ -8,7 +8,6 @@ finds those finds a whole output. What stops a node is told beside them, as a sm
 import logging
 import os
 import signal
-import tempfile
 import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Generator, Mapping, Sequence
@@ -22,6 +21,7 @@ from equilibrate_core.model_cache import damage_set_aside, unshelve
 from equilibrate_core.node_errors import judged, node_rank, tell_error
 from equilibrate_core.s3 import download_folder, upload_folder
 from equilibrate_core.s3_uris import join_uri
+from equilibrate_core.scratch_folders import scratch
 from equilibrate_core.stage import configure_logging, report_error
 from equilibrate_core.torchrun import run_torchrun
 
@@ -86,8 +86,8 @@ def _run(arguments: Namespace) -> None:
     inputs, outputs = (
         dict(_named(pair) for pair in p) for p in (arguments.input, arguments.output)
     )
-    with tempfile.TemporaryDirectory(prefix="equilibrate-node-") as folder:
-        run_node(arguments.stage, arguments.config, inputs, outputs, arguments.result, Path(folder))
+    with scratch() as folder:
+        run_node(arguments.stage, arguments.config, inputs, outputs, arguments.result, folder)
 
 
 @contextmanager

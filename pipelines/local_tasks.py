@@ -17,6 +17,7 @@ from types import FrameType
 from kfp.local import subprocess_task_handler
 
 from equilibrate_core.end_with_parent import ended_with_this
+from equilibrate_core.scratch_folders import scratch
 
 KFP_START = "_KFP_RUNTIME=true "
 LAST_TASK = "record_run"
@@ -64,21 +65,25 @@ class LocalTasks:
     ) -> int:
         """Run one task to its end, print what it prints, and return its exit code.
 
-        Stands in for kfp's run_local_subprocess.
+        Stands in for kfp's run_local_subprocess. Temporary files go with the task: kfp's command
+        alone leaves a folder, and a stage that is killed whatever it had.
         """
         if self.refuses(full_command):
             return TOLD_TO_STOP
-        with subprocess.Popen(
-            ended_with_this(without_shell(full_command)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            bufsize=1,
-            env={**os.environ, **(env_vars or {})},
-            start_new_session=True,  # Ctrl-C reaches the run, which hands it on as a SIGTERM
-        ) as process:
+        with (
+            scratch() as temporary,
+            subprocess.Popen(
+                ended_with_this(without_shell(full_command)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                bufsize=1,
+                env={**os.environ, **(env_vars or {}), "TMPDIR": str(temporary)},
+                start_new_session=True,  # Ctrl-C reaches the run, which hands it on as a SIGTERM
+            ) as process,
+        ):
             sweeper = threading.Thread(target=_sweep, args=(process.pid,), daemon=True)
             sweeper.start()
             with self.running(process.send_signal, full_command):

@@ -1,7 +1,7 @@
 """A real S3 server on loopback for local runs: SeaweedFS's `weed`, started and stopped here.
 
-The data folder keeps objects, credentials (readable by the owner only) and the log, so that the
-next run finds what this one stored. Nothing listens on any other interface.
+The data folder keeps objects and credentials (readable by the owner only), so that the next run
+finds what this one stored, and the log of the last start. Nothing listens on any other interface.
 """
 
 import fcntl
@@ -74,7 +74,7 @@ def object_store(
         environment = _environment(data_dir, ports["s3.port"])
         log_path = data_dir / "weed.log"
         process = _start(data_dir, ports, log_path, lock)
-        stack.callback(_stop, process, lock)
+        stack.callback(_stop, process, lock, data_dir)
         lock.write(" ".join(map(str, [process.pid, *ports.values()])).encode())
         lock.flush()
         _wait_until_ready(process, environment, log_path, start_timeout_s)
@@ -107,7 +107,7 @@ def _exclusive(data_dir: Path) -> Generator[BufferedRandom]:
                 f"{data_dir}: an object store (pid {pid}) already runs on this folder, most likely "
                 "that of another run; wait for it, or give another --work-dir"
             ) from error
-        _remove_sockets(file)
+        _remove_traces(file, data_dir)
         yield file
 
 
@@ -160,8 +160,10 @@ def _start(
         "s3.port.lance": 0,
         **ports,
     }
-    command = [_binary(), "server", *(f"-{name}={value}" for name, value in flags.items())]
-    with log_path.open("ab") as log_file:
+    # Not to files of its own, which it would leave among the temporary ones at every start.
+    command = [_binary(), "-logtostderr=true", "server"]
+    command += [*(f"-{name}={value}" for name, value in flags.items())]
+    with log_path.open("wb") as log_file:
         return subprocess.Popen(
             ended_with_this(command),
             cwd=data_dir,
@@ -211,19 +213,20 @@ def _last_line(log_path: Path) -> str:
     return f"see {log_path}, which ends with: {lines[-1] if lines else '(nothing)'}"
 
 
-def _stop(process: subprocess.Popen[bytes], lock: BufferedRandom) -> None:
+def _stop(process: subprocess.Popen[bytes], lock: BufferedRandom, data_dir: Path) -> None:
     # SIGKILL: the server writes through, and a polite stop makes it wait for other servers.
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
     process.wait()
-    _remove_sockets(lock)
+    _remove_traces(lock, data_dir)
 
 
-def _remove_sockets(lock: BufferedRandom) -> None:
-    """Remove what the server named in the lock file left behind, and its name there."""
+def _remove_traces(lock: BufferedRandom, data_dir: Path) -> None:
+    """Remove what the server named in the lock file left under its ports, and its name there."""
     lock.seek(0)
     for port in lock.read().decode().split()[1:]:
         for path in SOCKETS.glob(f"seaweedfs-*-{port}.sock"):
             path.unlink(missing_ok=True)
+        shutil.rmtree(data_dir / f"m{port}", ignore_errors=True)  # its master's part in elections
     lock.seek(0)
     lock.truncate()

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from equilibrate_core.scratch_folders import own_temporary_files
 from tests.tiny_model import as_artifact, make_tiny_model
 
 
@@ -34,6 +38,24 @@ def smollm2() -> Path:
     from equilibrate_core.small_model import convert_small_model
 
     return convert_small_model()
+
+
+@pytest.fixture
+def fresh_tmpdir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder of temporary files, here and in processes started from here."""
+    with tempfile.TemporaryDirectory() as folder:  # not below tmp_path: sockets need short paths
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest's own folders stay for those who look why a test failed; what else is temporary goes.
+    if not hasattr(config, "workerinput"):  # a worker has what the process that started it has
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+        temporary = ExitStack()
+        temporary.enter_context(own_temporary_files())
+        config.add_cleanup(temporary.close)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

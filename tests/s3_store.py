@@ -1,6 +1,5 @@
 """The `bucket` fixture: name this module in `pytest_plugins` of a test that needs real S3."""
 
-import atexit
 import uuid
 from contextlib import ExitStack
 from functools import cache
@@ -12,14 +11,19 @@ import pytest
 from equilibrate_core.s3 import create_bucket
 from pipelines.object_store import ObjectStore, object_store
 
+_running = ExitStack()
+
+
+def pytest_sessionfinish() -> None:
+    """Not at the process's exit: a worker may be killed there, and leave what it had."""
+    _running.close()
+
 
 @cache
 def shared_store() -> ObjectStore:
     """One server for all tests of this process, stopped at its end."""
-    stack = ExitStack()
-    atexit.register(stack.close)
-    folder = stack.enter_context(TemporaryDirectory(prefix="equilibrate-test-store-"))
-    return stack.enter_context(object_store(Path(folder)))
+    folder = _running.enter_context(TemporaryDirectory(prefix="equilibrate-test-store-"))
+    return _running.enter_context(object_store(Path(folder)))
 
 
 @pytest.fixture

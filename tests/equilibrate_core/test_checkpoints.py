@@ -22,6 +22,7 @@ from equilibrate_core.lease import Lease
 from equilibrate_core.preemption import Preemption
 from equilibrate_core.s3_client import connect
 from equilibrate_core.s3_uris import is_s3, join_uri, parse_uri
+from equilibrate_core.scratch_folders import PREFIX
 from equilibrate_core.training import Trainer
 from equilibrate_core.training_config import TrainingConfig
 from tests.components.scoring_fixtures import as_dataset, harm_pairs
@@ -109,16 +110,16 @@ def test_killed_while_uploading_to_s3_and_started_again_equals_uninterrupted(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     codes, errors = interrupted(runs, f"{bucket}/checkpoints", "upload:6")
     assert codes == [-9], errors[-3000:]
-    assert list(tmp_path.glob("equilibrate-checkpoint-*"))
+    assert list(tmp_path.glob(f"{PREFIX}*"))
     codes, errors = interrupted(runs, f"{bucket}/checkpoints", "-")
     assert codes == [0], errors[-3000:]
-    assert not list(tmp_path.glob("equilibrate-checkpoint-*"))  # the killed one's neither
+    assert not list(tmp_path.glob(f"{PREFIX}*"))  # the killed one's neither
     assert "resuming after step 2" in errors
     assert_same_scorer(runs)
 
 
 def test_sigterm_under_torchrun_saves_and_exits_with_75_and_the_next_run_goes_on(
-    runs: Path,
+    runs: Path, fresh_tmpdir: Path
 ) -> None:
     stopped = run_program("preempted_stage", str(runs), "3", "two", "preempted")
     assert stopped.returncode == 75, stopped.stderr[-3000:]
@@ -128,10 +129,11 @@ def test_sigterm_under_torchrun_saves_and_exits_with_75_and_the_next_run_goes_on
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "resuming after step 3" in resumed.stderr
     assert_nearly_same_scorer(runs, "two")
+    assert list(fresh_tmpdir.rglob("*")) == []
 
 
 def test_one_of_two_processes_killed_while_saving_and_started_again_equals_uninterrupted(
-    runs: Path,
+    runs: Path, fresh_tmpdir: Path
 ) -> None:
     killed = run_program("preempted_stage", str(runs), "3", "killed", "killed")
     assert killed.returncode not in (0, 2), killed.stderr[-3000:]
@@ -140,6 +142,7 @@ def test_one_of_two_processes_killed_while_saving_and_started_again_equals_unint
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "resuming after step 2" in resumed.stderr  # of the second checkpoint it had one half
     assert_nearly_same_scorer(runs, "killed")
+    assert list(fresh_tmpdir.rglob("*")) == []
 
 
 def test_a_store_slower_than_a_collective_may_be_ends_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import tempfile
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -99,6 +102,22 @@ def test_standard_output_holds_the_result_alone(
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"stage": "chatty", "metrics": {"copies": 2.0}}
     assert "setting accelerator" in shown.err
+
+
+def littering(config: ToyConfig, *, source: Path, target: Path) -> dict:
+    """Leave temporary files, as a library does, and its child."""
+    tempfile.mkdtemp()
+    subprocess.run(["mktemp", "-d"], check=True, stdout=subprocess.DEVNULL)
+    return toy(config, source=source, target=target)
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 0), (14, 1)])
+def test_temporary_files_go_with_the_stage(
+    tmp_path: Path, fresh_tmpdir: Path, number: int, code: int
+) -> None:
+    assert stage_main(littering, ToyConfig, arguments(tmp_path, number)) == code
+    assert list(fresh_tmpdir.iterdir()) == []
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(fresh_tmpdir)
 
 
 @pytest.mark.parametrize(("local_rank", "writes"), [("0", True), ("1", False), ("7", False)])

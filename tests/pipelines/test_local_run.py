@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(workplace: Path) -> Outcome:
-    return go(workplace, lambda values: None)
+    temporary = workplace / "tmp"
+    temporary.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        return go(workplace, lambda values: None)
 
 
 def go(workplace: Path, change: Callable[[dict[str, Any]], None]) -> Outcome:
@@ -92,6 +98,10 @@ def test_every_stage_leaves_a_sealed_artifact(first: Outcome, workplace: Path) -
     for task, output in outputs.items():
         manifest = verify_artifact(artifact(workplace, task, output))
         assert manifest.stage == task.replace("-", "_")
+
+
+def test_a_run_leaves_no_temporary_files(first: Outcome, workplace: Path) -> None:
+    assert list((workplace / "tmp").iterdir()) == []
 
 
 def test_the_published_model_is_the_evaluated_one(first: Outcome, workplace: Path) -> None:

@@ -15,7 +15,9 @@ import yaml
 from kfp.dsl import component_factory
 
 from components.record_run.component import record_run
+from equilibrate_core.scratch_folders import scratch
 from pipelines.local_tasks import KFP_START, TOLD_TO_STOP, local_tasks
+from pipelines.object_store import object_store
 
 ROOT = Path(__file__).parents[2]
 SAVING = """
@@ -76,6 +78,25 @@ def test_a_stage_is_told_to_stop_and_waited_for_and_nothing_but_the_record_follo
     assert capfd.readouterr().out == "begun\n"
 
 
+LEAVING = """
+import pathlib, subprocess, sys, tempfile
+pathlib.Path(tempfile.mkdtemp(), "large").write_text("left")
+subprocess.run(["mktemp", "-d"], check=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("", 0), ("sys.exit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL)],
+)
+def test_a_task_leaves_no_temporary_files_however_it_ends(
+    fresh_tmpdir: Path, ending: str, code: int
+) -> None:
+    with local_tasks() as tasks:
+        assert tasks.run_process(as_kfp_starts(LEAVING + ending)) == code
+    assert list(fresh_tmpdir.iterdir()) == []
+
+
 def test_a_second_signal_kills_a_stage_that_does_not_end(tmp_path: Path) -> None:
     sender = signals_once(tmp_path / "begun", tmp_path / "saved")
     with local_tasks() as tasks:
@@ -121,7 +142,9 @@ def marked(mark: str) -> dict[int, str]:
     ("sent", "code"),
     [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -signal.SIGKILL)],
 )
-def test_store_and_stage_end_with_the_run(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_store_and_stage_end_with_the_run(
+    sent: signal.Signals, code: int, tmp_path: Path, fresh_tmpdir: Path
+) -> None:
     laptop = yaml.safe_load((ROOT / "pipelines/configs/laptop.yaml").read_text())
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(laptop))
     mark = f"EQUILIBRATE_TEST_MARK={uuid.uuid4()}"
@@ -146,3 +169,7 @@ def test_store_and_stage_end_with_the_run(sent: signal.Signals, code: int, tmp_p
     until(lambda: not marked(mark), f"left running: {marked(mark)}", 10)
     if code == 75:
         assert "error: told to stop: run it again" in shown
+    else:  # what a killed run could not clear the next one does
+        with object_store(tmp_path / "runs" / "object_store"), scratch():
+            pass
+    assert list(fresh_tmpdir.iterdir()) == []

@@ -85,6 +85,18 @@ def test_server_ends_with_a_run_that_was_killed_and_its_folder_is_free_again(tmp
     assert not any([*Path("/tmp").glob(f"seaweedfs-*-{port}.sock")] for port in ports)
 
 
+def test_no_start_adds_logs_or_folders_to_those_of_the_last_one(tmp_path, fresh_tmpdir):
+    names, sizes = [], []
+    for _ in range(2):
+        with object_store(tmp_path) as store:
+            pass
+        names.append({path.name for path in tmp_path.iterdir()})
+        sizes.append(store.log_path.stat().st_size)
+    assert names[0] == names[1]
+    assert 0 < sizes[1] < 1.5 * sizes[0]
+    assert list(fresh_tmpdir.iterdir()) == []
+
+
 def test_server_that_cannot_start_says_so_with_its_last_words(tmp_path):
     (tmp_path / "filerldb2").write_text("in the way of the folder it needs")
     with pytest.raises(StorageError, match=r"ended at once; see .*weed\.log, which ends with: ."):
