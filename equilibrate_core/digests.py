@@ -12,8 +12,24 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from equilibrate_core.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT_PACKAGES = ("equilibrate_core", "components")
+SHIPPED = (
+    ".py",
+    ".yaml",
+    ".jsonl",
+    ".json",
+    ".csv",
+    ".txt",
+    ".md",
+    ".gz",
+    ".jinja",
+    ".css",
+    ".js",
+)
+"""Suffixes of what an image gets of a stage's folder (pyproject.toml); editors leave others."""
 DECIDING = {
     "torch": ("torch",),
     "transformers": ("transformers", "tokenizers"),
@@ -34,6 +50,21 @@ def code_digest(stage: str) -> str:
         sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
         sha.update(hashlib.sha256(path.read_bytes()).digest())
     return sha.hexdigest()[:16]
+
+
+def check_code(stage: str, named: str) -> None:
+    """Raise ConfigError unless the code here is the one that a task's cache key names.
+
+    `named` is that input of the task: a `code_digest`, and after a full stop what else it counts.
+    """
+    expected, found = named.partition(".")[0], code_digest(stage)
+    if found != expected:
+        raise ConfigError(
+            f"{stage}: the pipeline was made with code {expected}, but in {ROOT} runs {found}, and "
+            "the cache would take its result for the other's; build the images from the checkout "
+            "that submits and name them by digest in the section kubeflow, or submit from theirs; "
+            "where code was edited during a local run, run it again"
+        )
 
 
 def installed_packages(stage: str) -> dict[str, str]:
@@ -61,9 +92,8 @@ def deciding_packages(stage: str) -> tuple[str, ...]:
 
 def _sources(stage: str) -> frozenset[Path]:
     folder = ROOT / "components" / stage
-    files = {
-        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    }
+    files = {path for path in folder.rglob("*") if path.suffix in SHIPPED and path.is_file()}
+    files -= {p for p in files if any(n[0] == "." for n in p.relative_to(folder).parts)}
     pending = [path for path in files if path.suffix == ".py"]
     while pending:
         for module in _project_imports(pending.pop()):

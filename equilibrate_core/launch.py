@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from equilibrate_core.artifacts import write_json
 from equilibrate_core.config import StageConfig, load_config, parse_config
+from equilibrate_core.digests import check_code
 from equilibrate_core.inputs import Kind, check_unchanged, pinned
 from equilibrate_core.model_cache import damage_set_aside, shelve, unshelve
 from equilibrate_core.scratch_folders import scratch
@@ -45,18 +46,21 @@ def launch(
     config: str,
     metrics: KfpMetrics,
     *,
+    code_digest: str,
     input_digests: str = "{}",
     fields: Mapping[str, Any] | None = None,
     **paths: Any,
 ) -> None:
     """Run a stage inside a Kubeflow task and log its scalars.
 
-    `paths` are KFP artifacts (anything with a `path`) or None, `input_digests` what resolve_inputs
+    `paths` are KFP artifacts (anything with a `path`) or None, `code_digest` names the code that
+    the pipeline was made with, without which nothing runs, `input_digests` what resolve_inputs
     found at the URIs that the stage reads, `fields` what tells a task from others with the same
     section. A user's mistake ends the task with one clear line instead of a traceback.
     """
     configure_logging()
     try:
+        check_code(stage.__name__, code_digest)
         section = pinned(load_config(config, config_type), input_digests)
         if fields:
             values = {**section.model_dump(mode="json"), **fields}

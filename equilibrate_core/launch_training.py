@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from equilibrate_core import digests
 from equilibrate_core.artifacts import read_manifest
 from equilibrate_core.config import load_config, parse_config
-from equilibrate_core.digests import code_digest
 from equilibrate_core.errors import ConfigError
 from equilibrate_core.launch import KfpMetrics, launch, log_scalars
 from equilibrate_core.node_placement import NodePlacement
@@ -26,6 +26,7 @@ def launch_training(
     config: str,
     metrics: KfpMetrics,
     *,
+    code_digest: str,
     output: str,
     nodes: Mapping[str, Any],
     node_selector: Mapping[str, str],
@@ -34,11 +35,13 @@ def launch_training(
 ) -> None:
     """Train inside a Kubeflow task, or in a TrainJob when the pipeline was compiled for one.
 
-    `nodes` are the other fields of a NodePlacement, none for one node; `output` names the artifact
-    that is written; artifacts are KFP's (anything with `path` and `uri`).
+    `code_digest` names the code that the pipeline was made with; `nodes` are the other fields of a
+    NodePlacement, none for one node; `output` names the artifact that is written; artifacts are
+    KFP's (anything with `path` and `uri`).
     """
     configure_logging()
     try:
+        digests.check_code(stage.__name__, code_digest)
         section = load_config(config, config_type)
         if nodes:
             from equilibrate_core.train_job_run import run_train_job  # a second of imports
@@ -55,7 +58,7 @@ def launch_training(
             )
     except Exception as error:
         raise SystemExit(report_error(error)) from error
-    launch(stage, config_type, config, metrics, **artifacts)
+    launch(stage, config_type, config, metrics, code_digest=code_digest, **artifacts)
 
 
 def _training(
@@ -72,7 +75,7 @@ def _training(
         stage=stage.__name__,
         module=stage.__module__,
         config=config,
-        code_digest=code_digest(stage.__name__),
+        code_digest=digests.code_digest(stage.__name__),
         inputs={name: str(artifact.uri) for name, artifact in inputs.items()},
         input_digests={n: read_manifest(Path(a.path)).digest for n, a in inputs.items()},
         output=(output, str(artifacts[output].uri)),

@@ -128,6 +128,7 @@ def _owner_reference(owner: Owner) -> Any:
 
 def _arguments(training: Training) -> list[str]:
     arguments = ["--stage", training.module, "--config", training.config.model_dump_json()]
+    arguments += ["--code", f"{training.stage}={training.code_digest}"]
     for name, uri in training.inputs.items():
         arguments += ["--input", f"{name}={uri}"]
     return [*arguments, "--output", "=".join(training.output), "--result", training.result_uri]

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from equilibrate_core.digests import check_code
 from equilibrate_core.errors import EquilibrateError, PeerLost, Preempted
 from equilibrate_core.json_objects import write_json_object
 from equilibrate_core.model_cache import damage_set_aside, unshelve
@@ -83,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Namespace) -> None:
+    if arguments.code:  # the tag of an image may lead elsewhere than when the launcher was started
+        check_code(*_named(arguments.code))
     inputs, outputs = (
         dict(_named(pair) for pair in p) for p in (arguments.input, arguments.output)
     )
@@ -121,6 +124,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="equilibrate_core.train_node", description=__doc__)
     parser.add_argument("--stage", required=True, help="module of the stage")
     parser.add_argument("--config", required=True, help="its config as inline JSON")
+    parser.add_argument("--code", metavar="NAME=DIGEST", help="the code that the job was made for")
     parser.add_argument("--input", action="append", default=[], metavar="NAME=URI")
     parser.add_argument("--output", action="append", default=[], metavar="NAME=URI")
     parser.add_argument("--result", required=True, metavar="URI", help="for scalars and errors")

@@ -21,8 +21,9 @@ case $image in
            fetch -c "$context/requirements.txt" "$(grep '^torch==' requirements.lock)" ;;
     vllm) cp images/vllm/missing.py "$context/" ;;
 esac
+rm -rf build/lib build/bdist.*  # files that are gone would enter the wheel, and the digest of its code
 fetch --no-deps .
-rm -rf build/lib build/bdist.*  # what building our own wheel leaves behind
+rm -rf build/lib build/bdist.*
 
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 git diff --quiet HEAD 2>/dev/null || revision=$revision-dirty

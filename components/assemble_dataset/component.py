@@ -28,6 +28,7 @@ def assemble_dataset(
         AssembleDatasetConfig,
         config,
         metrics,
+        code_digest=code_digest,
         input_digests=input_digests,
         labelled_prompts=labelled_prompts,
         pairs=pairs,

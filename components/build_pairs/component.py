@@ -26,6 +26,7 @@ def build_pairs(
         BuildPairsConfig,
         config,
         metrics,
+        code_digest=code_digest,
         labelled_prompts=labelled_prompts,
         base_model=base_model,
         reward_model=reward_model,

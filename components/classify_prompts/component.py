@@ -24,6 +24,7 @@ def classify_prompts(
         ClassifyPromptsConfig,
         config,
         metrics,
+        code_digest=code_digest,
         prompts=prompts,
         judge_model=judge_model,
         labelled_prompts=labelled_prompts,

@@ -28,6 +28,7 @@ def gather_arms(
         GatherArmsConfig,
         config,
         metrics,
+        code_digest=code_digest,
         train_pairs=train_pairs,
         scored_pairs=scored_pairs,
         policy=policy,

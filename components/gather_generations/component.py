@@ -29,6 +29,7 @@ def gather_generations(
         GatherGenerationsConfig,
         config,
         metrics,
+        code_digest=code_digest,
         generations=generations,
         part_0=part_0,
         part_1=part_1,

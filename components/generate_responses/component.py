@@ -26,6 +26,7 @@ def generate_responses(
         GenerateResponsesConfig,
         config,
         metrics,
+        code_digest=code_digest,
         fields={"model_name": model_name, "shard": shard, "num_shards": num_shards},
         prompts=prompts,
         model=model,

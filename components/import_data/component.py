@@ -17,8 +17,8 @@ def import_data(
 ):
     """Read every source into prompts, pairs, labelled answers and quarantined rows.
 
-    `code_digest` is there for the cache to see, `input_digests` (from resolve_inputs) also to be
-    compared with what was read.
+    `code_digest` and `input_digests` (from resolve_inputs) are there for the cache to see, and are
+    compared with the code that runs and with what was read.
     """
     from components.import_data.config import ImportDataConfig
     from components.import_data.stage import import_data
@@ -29,6 +29,7 @@ def import_data(
         ImportDataConfig,
         config,
         metrics,
+        code_digest=code_digest,
         input_digests=input_digests,
         prompts=prompts,
         pairs=pairs,

@@ -22,6 +22,7 @@ def import_model(
         ImportModelConfig,
         config,
         metrics,
+        code_digest=code_digest,
         input_digests=input_digests,
         base_model=base_model,
     )

@@ -30,6 +30,7 @@ def judge_responses(
         JudgeResponsesConfig,
         config,
         metrics,
+        code_digest=code_digest,
         prompts=prompts,
         generations=generations,
         judge_model=judge_model,

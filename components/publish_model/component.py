@@ -23,6 +23,7 @@ def publish_model(
         PublishModelConfig,
         config,
         metrics,
+        code_digest=code_digest,
         policy=policy,
         report=report,
         publication=publication,

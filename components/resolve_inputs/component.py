@@ -44,10 +44,12 @@ def resolve_inputs(
     from components.resolve_inputs.news import find_news
     from components.resolve_inputs.stage import resolve_inputs, told_of
     from equilibrate_core.config import load_config
+    from equilibrate_core.digests import check_code
     from equilibrate_core.stage import configure_logging, report_error
 
     configure_logging()
     try:
+        check_code("resolve_inputs", code_digest)
         section = load_config(config, ResolveInputsConfig)
         digests = resolve_inputs(section)
         compared = (

@@ -23,6 +23,7 @@ def score_benchmarks(
         ScoreBenchmarksConfig,
         config,
         metrics,
+        code_digest=code_digest,
         input_digests=input_digests,
         model=model,
         benchmark_scores=benchmark_scores,

@@ -25,6 +25,7 @@ def score_tokens(
         ScoreTokensConfig,
         config,
         metrics,
+        code_digest=code_digest,
         pairs=pairs,
         reward_model=reward_model,
         cost_model=cost_model,

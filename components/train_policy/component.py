@@ -27,6 +27,7 @@ def train_policy(
         TrainPolicyConfig,
         config,
         metrics,
+        code_digest=code_digest,
         output="policy",
         nodes=nodes,
         node_selector=node_selector,

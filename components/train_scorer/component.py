@@ -26,6 +26,7 @@ def train_scorer(
         TrainScorerConfig,
         config,
         metrics,
+        code_digest=code_digest,
         output="scorer",
         nodes=nodes,
         node_selector=node_selector,

@@ -43,6 +43,7 @@ def write_report(
         WriteReportConfig,
         config,
         metrics,
+        code_digest=code_digest,
         labelled_prompts=labelled_prompts,
         train_pairs=train_pairs,
         scored_pairs=scored_pairs,

@@ -136,12 +136,13 @@ import sys
 from types import SimpleNamespace
 from components.import_model.config import ImportModelConfig
 from components.import_model.stage import import_model
+from equilibrate_core.digests import code_digest
 from equilibrate_core.launch import launch
 config, input_digests, target = sys.argv[1:]
 metrics = SimpleNamespace(path=f"{target}.metrics", log_metric=lambda *_: None)
 base_model = SimpleNamespace(path=target)
 launch(import_model, ImportModelConfig, config, metrics,
-       input_digests=input_digests, base_model=base_model)
+       code_digest=code_digest("import_model"), input_digests=input_digests, base_model=base_model)
 """
 
 

@@ -7,6 +7,7 @@ from components.import_data.config import ImportDataConfig
 from components.resolve_inputs.component import resolve_inputs as component
 from components.resolve_inputs.config import ResolveInputsConfig
 from components.resolve_inputs.stage import resolve_inputs
+from equilibrate_core.digests import code_digest
 from equilibrate_core.errors import DataError, StorageError
 from equilibrate_core.s3 import put_if_absent, read_object, replace_if_match
 
@@ -93,12 +94,19 @@ def test_component_returns_the_text_and_ends_a_users_mistake_with_code_2(tmp_pat
         Path(path).write_text(path)
     run = component.python_func
     good = json.dumps({"sources": [{"uri": data}], "uris": [model]})
-    sources, others, news = run(config=good, code_digest="c")
+    sources, others, news = run(config=good, code_digest=code_digest("resolve_inputs"))
     assert json.loads(sources) == resolved(data)
     assert json.loads(others) == resolved(model)
     assert news == "changed"
     with pytest.raises(SystemExit) as caught:
-        run(config=json.dumps({"uris": [str(tmp_path / "absent")]}), code_digest="c")
+        run(
+            config=json.dumps({"uris": [str(tmp_path / "absent")]}),
+            code_digest=code_digest("resolve_inputs"),
+        )
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
+    with pytest.raises(SystemExit) as caught:
+        run(config=good, code_digest="0123456789abcdef")
+    assert caught.value.code == 2
+    assert "resolve_inputs: the pipeline was made with code 0123" in capsys.readouterr().err

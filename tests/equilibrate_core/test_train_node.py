@@ -132,6 +132,14 @@ def test_a_node_tells_what_stopped_it(bucket: str, capsys: pytest.CaptureFixture
     assert record["message"] in capsys.readouterr().err
 
 
+def test_a_node_with_other_code_than_the_job_was_made_for_does_not_begin(bucket: str) -> None:
+    arguments = ["--stage", "none", "--config", "{}", "--code", "train_scorer=0123456789abcdef"]
+    arguments += ["--output", f"scorer={bucket}/out", "--result", f"{bucket}/out.job"]
+    assert main(arguments) == 2
+    record = read_json_object(f"{bucket}/out.job/error-00000.json")
+    assert record is not None and "made with code 0123456789abcdef" in record["message"]
+
+
 def fated_nodes(bucket: str, fate: str, number: int, tmp_path: Path) -> list[subprocess.Popen[str]]:
     """Nodes of one process each, that of rank 1 with this fate."""
     port = str(free_port())

@@ -12,6 +12,7 @@ from typing import Any
 
 from components.train_scorer.config import TrainScorerConfig
 from equilibrate_core import kubernetes_api, pod_logs, train_job_watch
+from equilibrate_core.digests import code_digest
 from equilibrate_core.launch_training import launch_training
 
 NODES: dict[str, Any] = {
@@ -63,6 +64,7 @@ def launch(folder: Path, bucket: str, settings: TrainScorerConfig | None = None)
         TrainScorerConfig,
         (settings or config(bucket)).model_dump_json(),
         metrics,
+        code_digest=code_digest("train_scorer"),
         output="scorer",
         nodes=NODES,
         node_selector=SELECTOR,
