@@ -1,7 +1,7 @@
 """Takes blocks of rows in: sets the bad ones aside and counts what became of each row."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -15,12 +15,15 @@ from components.import_data.config import Source
 from components.import_data.identities import answer_keys
 from components.import_data.ledgers import (
     CONFLICTING_PREFERENCE,
+    FLAGS,
     Flags,
     Labels,
     PairLedger,
     PromptLedger,
+    flags_of,
+    labels_of,
 )
-from components.import_data.mapped_rows import MappedRows
+from components.import_data.mapped_rows import MappedRows, selected
 from components.import_data.rows import QuarantinedRow, RawRow, file_of, parsed, quarantined
 from components.import_data.spool import Spool, TableSpool
 from equilibrate_core.artifacts import Counts
@@ -28,7 +31,6 @@ from equilibrate_core.records import Prompt
 from equilibrate_core.tables import arrow_schema
 
 SIDES = ("chosen", "rejected")
-FLAGS = ("chosen_is_safe", "rejected_is_safe")
 LABELS = pa.schema([arrow_schema(Prompt).field(name) for name in Labels._fields])
 MAX_REPEATED_AHEAD = 10
 """With more repeated prompts than this, files written ahead would hardly ever stay as they are."""
@@ -63,11 +65,12 @@ class Intake:
         self.prompt_counts.read += len(block.rows)
         problems = dict(block.problems)
         new_prompts, new_pairs = self._enter(source.name, block, problems)
-        self.prompt_counts.kept += sum(new_prompts)
+        num_new = int(new_prompts.sum())
+        self.prompt_counts.kept += num_new
         if not block.mapped.pairs.num_rows:
-            self.sources[source.name].kept += sum(new_prompts)  # pairs: see `settled_pairs`
-        self.prompt_spool.append(_selected(block.mapped.prompts, new_prompts))
-        self.pair_spool.append(_selected(block.mapped.pairs, new_pairs))
+            self.sources[source.name].kept += num_new  # pairs: see `settled_pairs`
+        self.prompt_spool.append(selected(block.mapped.prompts, new_prompts))
+        self.pair_spool.append(selected(block.mapped.pairs, new_pairs))
         for place in sorted(problems):
             self._set_aside(source, parsed(block.rows[place]), problems[place])
 
@@ -92,7 +95,7 @@ class Intake:
             source = self.sources[table["source"][0].as_py()]
             _count(source, kept_rows, _num_distinct(rows) - kept_rows)
             _count(self.pair_counts, int(is_kept.sum()), int((~is_kept).sum()))
-            yield _selected(table, is_kept).drop_columns("row")
+            yield selected(table, is_kept).drop_columns("row")
 
     def quarantine(self) -> Iterator[QuarantinedRow]:
         """The rows set aside, in order."""
@@ -111,31 +114,31 @@ class Intake:
 
     def _enter(
         self, source: str, block: Block, problems: dict[int, str]
-    ) -> tuple[list[bool], list[bool]]:
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which prompts and pairs of a block are new; rows that turn out bad join `problems`."""
         mapped = block.mapped
-        ids = mapped.prompts["id"].to_pylist()
-        pairs = _pairs(mapped)
-        has_own_ids = mapped.source_ids.count(None) < len(ids)
-        if not has_own_ids and self.prompts.add_new(ids, mapped.labels):
-            self.pairs.add_new(pairs)
-            self.pair_counts.read += mapped.pairs.num_rows
-            return [True] * len(ids), [True] * mapped.pairs.num_rows
+        num_prompts, num_pairs = mapped.prompts.num_rows, mapped.pairs.num_rows
+        has_own_ids = mapped.source_ids.count(None) < num_prompts
+        if not has_own_ids and self.prompts.add_new(mapped.prompts):
+            self.pairs.add_new(mapped.pairs)
+            self.pair_counts.read += num_pairs
+            return np.ones(num_prompts, dtype=bool), np.ones(num_pairs, dtype=bool)
         if len(self.prompts.repeated) > MAX_REPEATED_AHEAD:
             self.prompt_spool.stop_ahead()
             self.pair_spool.stop_ahead()
         new_prompts: list[bool] = []
         new_pairs: list[bool] = []
         origin = source, file_of(block.rows)
-        by_row = _by_row(mapped, pairs)
-        rows = zip(mapped.places, ids, mapped.source_ids, mapped.labels, by_row, strict=True)
-        for place, prompt, own_id, labels, own_pairs in rows:
+        ids, labels = mapped.prompts["id"].to_pylist(), labels_of(mapped.prompts)
+        by_row = _by_row(mapped, flags_of(mapped.pairs))
+        rows = zip(mapped.places, ids, mapped.source_ids, labels, by_row, strict=True)
+        for place, prompt, own_id, said, own_pairs in rows:
             if self._is_taken(origin, own_id, (prompt, *(pair for pair, _ in own_pairs))):
                 problems[place] = one_line(f"duplicate id {own_id!r} with other content")
                 new_prompts.append(False)
                 new_pairs += [False] * len(own_pairs)
                 continue
-            reason = self.prompts.add(prompt, labels, is_pair=bool(own_pairs))
+            reason = self.prompts.add(prompt, said, is_pair=bool(own_pairs))
             new_prompts.append(reason is None)
             if reason is not None:
                 self.prompt_counts.drop(reason)
@@ -145,7 +148,7 @@ class Intake:
                 reason = self._drop_pairs(reasons)
             if reason is not None:
                 self.sources[source].drop(reason)
-        return new_prompts, new_pairs
+        return np.array(new_prompts, dtype=bool), np.array(new_pairs, dtype=bool)
 
     def _is_taken(
         self, origin: tuple[str, str], own_id: str | None, content: tuple[str, ...]
@@ -221,16 +224,10 @@ class Intake:
             self.pair_counts.quarantined += 1
 
 
-def _pairs(mapped: MappedRows) -> list[tuple[str, Flags]]:
-    """Id and safety flags of each pair."""
-    flags = zip(*(mapped.pairs[name].to_pylist() for name in FLAGS), strict=True)
-    return list(zip(mapped.pairs["id"].to_pylist(), flags, strict=True))
-
-
 def _answers(pairs: pa.Table) -> Iterator[tuple[int, int]]:
     """Keys of each pair's chosen and rejected answer."""
-    prompts = pairs["prompt_id"].to_pylist()
-    chosen, rejected = (answer_keys(prompts, pairs[side].to_pylist()) for side in SIDES)
+    prompts, *answers = (pairs[name].combine_chunks() for name in ("prompt_id", *SIDES))
+    chosen, rejected = (answer_keys(prompts, side) for side in answers)
     return zip(chosen, rejected, strict=True)
 
 
@@ -238,13 +235,9 @@ def _by_row(
     mapped: MappedRows, pairs: list[tuple[str, Flags]]
 ) -> Iterator[list[tuple[str, Flags]]]:
     """The pairs of each row."""
-    end = [mapped.places[-1] + 1] if mapped.places else [0]
-    starts = np.searchsorted(mapped.pairs["row"].to_numpy(), mapped.places + end).tolist()
+    ends = [*mapped.places, mapped.places[-1] + 1] if mapped.places else [0]
+    starts = np.searchsorted(mapped.pairs["row"].to_numpy(), ends).tolist()
     return (pairs[start:end] for start, end in pairwise(starts))
-
-
-def _selected(table: pa.Table, is_selected: Sequence[bool] | NDArray[np.bool_]) -> pa.Table:
-    return table if all(is_selected) else table.filter(pa.array(is_selected, pa.bool_()))
 
 
 def _num_distinct(ascending: NDArray[np.int64]) -> int:

@@ -4,9 +4,10 @@ Adapter and source → a Layout, or None for layouts that only `mapping.map_row`
 does not fit the types of its layout is not wrong; it is one for `map_row`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from operator import attrgetter
+from typing import Any, cast, get_args, get_origin
 
 import msgspec
 
@@ -45,8 +46,12 @@ class Layout:
     is_pairs: bool
     row: type[msgspec.Struct]
     """All columns, with the types that the columnar path understands."""
-    columns: tuple[str, ...]
-    """Names of the columns, in the order of the struct's fields."""
+    readers: Mapping[str, Callable[[msgspec.Struct], Any]]
+    """Column → what reads its value off a row."""
+    kinds: Mapping[str, type]
+    """Column → the first of the types it may have: its type where no row has a value."""
+    absent: tuple[str, ...]
+    """Columns of which no row of the columnar path may have a value."""
 
 
 def layout_of(source: Source) -> Layout | None:
@@ -60,6 +65,7 @@ def layout_of(source: Source) -> Layout | None:
     extra = {name: _columns(path, "", types) for name, path in metadata.items()}
     if adapter.reshape is not None or None in (*fields.values(), *extra.values()):
         return None
+    present = {name: kind for name, kind in types.items() if kind is not msgspec.UnsetType}
     return Layout(
         source=source.name,
         constants={**adapter.constants, **given},
@@ -72,7 +78,9 @@ def layout_of(source: Source) -> Layout | None:
         metadata=cast("Mapping[str, tuple[Column, ...]]", extra),
         is_pairs=adapter.is_pairs,
         row=_struct(types),
-        columns=tuple(types),
+        readers={n: attrgetter(_field(i)) for i, n in enumerate(types) if n in present},
+        kinds={name: get_origin(get_args(kind)[0]) or str for name, kind in present.items()},
+        absent=tuple(types.keys() - present.keys()),
     )
 
 
@@ -107,8 +115,13 @@ def _conflict(types: Mapping[str, Any], wanted: Iterable[tuple[str, Any]]) -> bo
 def _struct(types: Mapping[str, Any]) -> type[msgspec.Struct]:
     """A struct with these columns, each null where a row has none."""
     fields = [
-        (f"column_{i}", kind, msgspec.UNSET if kind is msgspec.UnsetType else None)
+        (_field(i), kind, msgspec.UNSET if kind is msgspec.UnsetType else None)
         for i, kind in enumerate(types.values())
     ]
-    names = {f"column_{i}": name for i, name in enumerate(types)}
+    names = {_field(i): name for i, name in enumerate(types)}
     return msgspec.defstruct("Row", fields, rename=names, gc=False)
+
+
+def _field(index: int) -> str:
+    """Name of a column's field in the struct: columns have names that no field can have."""
+    return f"column_{index}"

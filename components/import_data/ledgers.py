@@ -15,13 +15,18 @@ prompt. Its safety flag is None in every pair that holds it.
 """
 
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import count
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
-from equilibrate_core.records import HARM_DISPUTED, Prompt, pair_id
+from components.import_data.keys import Keys
+from equilibrate_core.records import HARM_DISPUTED, pair_id
 
 EXACT_DUPLICATE = "exact_duplicate"
 MERGED_PROMPT = "merged_prompt"
@@ -34,6 +39,16 @@ DISPUTED: Final = "disputed"
 
 Flags = tuple[bool | None, bool | None]
 """Whether the chosen and the rejected answer are safe."""
+FLAGS = ("chosen_is_safe", "rejected_is_safe")
+
+
+def flags_of(pairs: pa.Table) -> list[tuple[str, Flags]]:
+    """Id and safety flags of each pair."""
+    flags = zip(*(pairs[name].to_pylist() for name in FLAGS), strict=True)
+    return list(zip(pairs["id"].to_pylist(), flags, strict=True))
+
+
+CLOSED = ("gold_category", "is_harmful", "suite")
 
 
 class Labels(NamedTuple):
@@ -46,9 +61,21 @@ class Labels(NamedTuple):
     metadata: dict[str, str]
 
 
-def labels_of(prompt: Prompt) -> Labels:
-    """What later rows may add to this prompt."""
-    return Labels(*(getattr(prompt, name) for name in Labels._fields))
+def labels_of(prompts: pa.Table) -> list[Labels]:
+    """What later rows may add to these prompts; those that say the same share one object."""
+    closed = [prompts[name].to_pylist() for name in CLOSED]
+    references = map(tuple, _lists(prompts["references"]))
+    metadata = map(tuple, _lists(prompts["metadata"]))
+    rows = list(zip(*closed, references, metadata, strict=True))
+    labels = {row: Labels(*row[:-1], metadata=dict(row[-1])) for row in set(rows)}
+    return list(map(labels.__getitem__, rows))
+
+
+def _lists(column: pa.ChunkedArray) -> list[list[Any]]:
+    """Values of a column of lists; most columns have none, which tells itself much faster."""
+    lists = column.combine_chunks()
+    first, *_, last = np.asarray(lists.offsets) if len(lists) else (0, 0)
+    return lists.to_pylist() if last > first else [[]] * len(lists)
 
 
 @dataclass
@@ -82,35 +109,60 @@ class _Entry:
 class PromptLedger:
     """Every prompt's labels once, completed by later rows.
 
+    Of prompts that came in whole blocks, the labels stay in their tables until somebody asks; while
+    no prompt has come twice, numbers tell whether one does.
+
     The first source keeps the prompt. A suite wins over none, and then its `is_harmful` too; a
     second suite is noted in metadata as `also_in_suites`.
     """
 
     def __init__(self) -> None:
-        self._labels: dict[str, Labels] = {}
+        self._keys: Keys | None = Keys()
+        self._blocks: list[tuple[int, pa.Table]] = []
+        self._known: dict[str, Labels | int] = {}
+        self._num_known = self._num_in_blocks = self._num_in_suites = 0
         self._repeated: dict[str, _Entry] = {}
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._labels) if self._keys is None else self._num_in_blocks
+
+    @property
+    def _labels(self) -> dict[str, Labels | int]:
+        """What the first row of each prompt said, or its number among the rows of blocks."""
+        for start, prompts in self._blocks[self._num_known :]:
+            self._known.update(zip(prompts["id"].to_pylist(), count(start), strict=False))
+        self._num_known = len(self._blocks)
+        return self._known
 
     @property
     def repeated(self) -> Collection[str]:
         """Ids of the prompts that came more than once."""
         return self._repeated.keys()
 
-    def add_new(self, prompts: Sequence[str], labels: Sequence[Labels]) -> bool:
-        """Enter the prompts with these ids if none of them came before; whether that was so."""
-        if len(set(prompts)) < len(prompts) or not self._labels.keys().isdisjoint(prompts):
+    def add_new(self, prompts: pa.Table) -> bool:
+        """Enter these prompts if none of them came before; whether that was so."""
+        if not self._are_new(prompts["id"]):
             return False
-        self._labels.update(zip(prompts, labels, strict=True))
+        self._blocks.append((self._num_in_blocks, prompts.select(("id", *Labels._fields))))
+        self._num_in_blocks += prompts.num_rows
+        self._num_in_suites += prompts.num_rows - prompts["suite"].null_count
         return True
+
+    def _are_new(self, ids: pa.ChunkedArray) -> bool:
+        if self._keys is not None and self._keys.add_new(ids):
+            return True
+        self._keys = None
+        names = ids.to_pylist()
+        return len(set(names)) == len(names) and self._labels.keys().isdisjoint(names)
 
     def add(self, prompt: str, labels: Labels, *, is_pair: bool) -> str | None:
         """Enter the prompt with this id; why its row is dropped, or None when it is new."""
-        first = self._labels.get(prompt)
-        if first is None:
-            self._labels[prompt] = labels
+        self._keys = None
+        if prompt not in self._labels:
+            self._known[prompt] = labels
+            self._num_in_suites += labels.suite is not None
             return None
+        first = self._first(prompt)
         entry = self._repeated.get(prompt)
         if entry is None:
             entry = self._repeated[prompt] = _Entry(first, **first._asdict())
@@ -126,13 +178,22 @@ class PromptLedger:
 
     def num_in_suites(self) -> int:
         """Prompts that belong to an evaluation suite."""
-        first = sum(labels.suite is not None for labels in self._labels.values())
         entries = self._repeated.values()
-        return first + sum(e.first.suite is None and e.suite is not None for e in entries)
+        joined = sum(e.first.suite is None and e.suite is not None for e in entries)
+        return self._num_in_suites + joined
 
     def num_disputed(self) -> int:
         """Prompts of a suite that are harmful by one source and benign by another."""
         return sum(HARM_DISPUTED in e.settled().metadata for e in self._repeated.values())
+
+    def _first(self, prompt: str) -> Labels:
+        """What the first row of a prompt said."""
+        labels = self._labels[prompt]
+        if isinstance(labels, Labels):
+            return labels
+        start, prompts = self._blocks[bisect_right(self._blocks, labels, key=itemgetter(0)) - 1]
+        (first,) = labels_of(prompts.slice(labels - start, 1))
+        return first
 
     def settled(self, prompt: str) -> Labels:
         """Labels of a prompt that came more than once, disputed ones as None."""
@@ -147,12 +208,21 @@ class PairLedger:
     """
 
     def __init__(self) -> None:
-        self._flags: dict[str, tuple[Any, Any]] = {}
+        self._entered: dict[str, tuple[Any, Any]] = {}
+        self._new: list[pa.Table] = []
         self._disputed: set[int] = set()
 
-    def add_new(self, pairs: Iterable[tuple[str, Flags]]) -> None:
-        """Enter pairs of prompts that never came before."""
-        self._flags.update(pairs)
+    @property
+    def _flags(self) -> dict[str, tuple[Any, Any]]:
+        """What each pair says of its answers."""
+        for pairs in self._new:
+            self._entered.update(flags_of(pairs))
+        self._new.clear()
+        return self._entered
+
+    def add_new(self, pairs: pa.Table) -> None:
+        """Enter pairs of prompts that never came before; nobody may ever ask for them."""
+        self._new.append(pairs.select(("id", *FLAGS)))
 
     def add(self, pair: str, flags: Flags) -> str | None:
         """Enter the pair with this id; the reason it is dropped at once, if it is."""

@@ -111,7 +111,7 @@ def _lookup(row: Row, path: str, *, required: bool) -> Any:
 
 
 def _descend(value: Any, path: str) -> Any:
-    if isinstance(value, dict) and path in value:
+    if isinstance(value, dict) and value.get(path) is not None:
         return value[path]  # a column may itself be called a.b
     for part in path.split("."):
         if isinstance(value, dict):

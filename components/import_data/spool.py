@@ -66,10 +66,10 @@ class TableSpool:
             self._ahead.finish(whole=False)
 
     def append(self, table: pa.Table) -> None:
-        """Add a table; it comes back as one."""
+        """Add a table; it comes back in as many parts as it has chunks."""
         if not table.num_rows:
             return
-        self._writer.write_table(table.combine_chunks())
+        self._writer.write_table(table)
         if self._is_ahead:
             self._ahead.write(table.select(self._names))
 

@@ -251,8 +251,12 @@ def test_only_the_lines_that_hold_a_surprise_are_left_to_the_row_path():
     assert left_to_rows("prompts", rows) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def column(texts):
+    return pa.array(texts, pa.string())
+
+
 def normalised(*texts):
-    return normal_texts(texts, pa.array(texts, pa.string()))
+    return normal_texts(column(texts))
 
 
 @settings(FAST, max_examples=200)
@@ -262,9 +266,11 @@ def normalised(*texts):
 @example([None])
 @example([chr(code) for code in range(0x3100) if not 0xD800 <= code < 0xE000])
 @example([f"a{chr(code)}b" for code in range(0x3100) if not 0xD800 <= code < 0xE000])
-def test_normal_texts_of_columns_are_those_of_records(column):
-    expected = [None if text is None else normalise_text(text) for text in column]
-    assert list(normalised(*column)) == expected
+def test_normal_texts_of_columns_are_those_of_records(values):
+    expected = [None if text is None else normalise_text(text) for text in values]
+    assert normalised(*values).to_pylist() == expected
+    part = column(["x", *values, "y"]).slice(1, len(values))
+    assert normal_texts(part).to_pylist() == expected
 
 
 @settings(FAST, max_examples=100)
@@ -273,10 +279,11 @@ def test_normal_texts_of_columns_are_those_of_records(column):
 @example([(chr(code), f"a{chr(code)}b", f" {chr(code)}\\") for code in (*range(33), 0x7F, 0x85)])
 def test_ids_of_columns_are_those_of_records(rows):
     prompts, chosen, rejected = zip(*rows, strict=True)
-    columns = [normalised(*column) for column in (prompts, chosen, rejected)]
+    columns = [normalised(*each) for each in (prompts, chosen, rejected)]
     expected = [prompt_id([Message.model_construct(role="user", content=each)]) for each in prompts]
-    assert prompt_ids(columns[0]) == expected
-    assert pair_ids(expected, *columns[1:], ["helpful"] * len(rows)) == [
+    assert prompt_ids(columns[0]).to_pylist() == expected
+    pairs = pair_ids(column(expected), *columns[1:], column(["helpful"] * len(rows)))
+    assert pairs.to_pylist() == [
         pair_id(prompt, a, b, "helpful")
         for prompt, a, b in zip(expected, chosen, rejected, strict=True)
     ]
@@ -290,6 +297,6 @@ def test_lines_that_share_objects_are_left_to_the_row_path():
 
 
 def test_ids_of_old_artifacts_are_still_the_same():
-    assert prompt_ids(normalised('Hi  "there"\n')) == ["daa6a9998dca17ced228ef7d"]
-    pairs = pair_ids(["p"], normalised("a\\"), normalised("b"), ["harmless"])
-    assert pairs == ["c7cd91094ba8d34838a75ded"]
+    assert prompt_ids(normalised('Hi  "there"\n')).to_pylist() == ["daa6a9998dca17ced228ef7d"]
+    pairs = pair_ids(column(["p"]), normalised("a\\"), normalised("b"), column(["harmless"]))
+    assert pairs.to_pylist() == ["c7cd91094ba8d34838a75ded"]
