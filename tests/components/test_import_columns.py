@@ -1,24 +1,27 @@
 """The columnar path and the row path give the same artifacts, whatever the rows."""
 
 import gzip
+import hashlib
 import io
 import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from components.import_data import blocks, readers, rows
+from components.import_data import blocks, decoding, mapped_rows, readers, rows
 from components.import_data.adapters import ADAPTERS
 from components.import_data.columns import map_columns
 from components.import_data.config import ANSWER_ADAPTERS, ImportDataConfig, Source
 from components.import_data.identities import normal_texts, pair_ids, prompt_ids
+from components.import_data.keys import Keys
 from components.import_data.layouts import layout_of
-from components.import_data.lines import blocks_of_lines
+from components.import_data.lines import blocks_of_lines, places
 from components.import_data.rows import JsonLine, JsonLines, RawRow
 from components.import_data.stage import import_data
 from equilibrate_core.artifacts import read_manifest
@@ -68,8 +71,9 @@ def cut(patch, rows_per_block):
 
 def both_ways(folder, monkeypatch, sources):
     """Artifacts made with the columnar path and, in blocks of another size, without it."""
-    by_columns = artifacts(folder / "columns", sources)
     with monkeypatch.context() as patch:
+        patch.setattr(decoding, "NUM_SAMPLED", 1)  # what is odd further down has to show by itself
+        by_columns = artifacts(folder / "columns", sources)
         patch.setattr(blocks, "layout_of", lambda _: None)
         cut(patch, rows_per_block=2)
         return by_columns, artifacts(folder / "rows", sources)
@@ -147,7 +151,19 @@ def test_both_paths_give_the_same_artifacts(tmp_path, monkeypatch, adapter, data
             "x.jsonl",
             b'{"prompt": "a", "references": ["", " "]}\n{"prompt": "b", "references": ["", "r"]}',
         ),
+        ("x.jsonl", b'{"prompt": "a", "x": 1}\n{"prompt": "b", "x": Inf}\n{"prompt": "c"}'),
+        ("x.jsonl", b'{"prompt": "Infinity, Inf, and more"}\n{"prompt": "a", "x": -NaN}'),
+        ("x.jsonl", b'{"prompt": "a", "x": -Infinity}\n{"prompt": "b", "x": NaN}'),
+        ("x.jsonl", b'{"prompt": "a"}\n{"prompt": "b", "x": ' + b"[" * 2000 + b"]" * 2000 + b"}"),
+        ("x.jsonl", b'{"prompt": "a", "id": 1}\n{"prompt": "b", "id": 12345678901234567890}'),
+        ("x.jsonl", b'{"prompt": "a", "id": 1}\n{"prompt": "b", "id": 1.0}\n{"prompt": "c"}'),
+        ("x.jsonl", b'{"prompt": "a", "label": true}\n{"prompt": "b", "label": "unsafe"}'),
+        ("x.jsonl", b'{"prompt": "a", "references": ["r"]}\n{"prompt": "b", "references": "s"}'),
+        ("x.jsonl", b'{"prompt": "a", "references": [null, "r"]}\n{"prompt": "b"}'),
+        ("x.jsonl", b'{"prompt": "\\udc00"}\n{"prompt": "\\ud83d\\ude00"}\n{"prom\\u0070t": "c"}'),
         ("x.jsonl", b'{"prompt": "a"}{"prompt": "b"}\n{"prompt": "c"}'),
+        ("x.jsonl", b'{"prompt": "a"}\n{"prompt": "b"}{"prompt": "c"}\n{"prompt": "d"}'),
+        ("x.jsonl", b'{"prompt": "a"}\n{"prompt": "b", "x": 1' + b"0" * 5000 + b"}"),
         ("x.jsonl", b'{"prompt": "a"}{"prompt": "b"}\n{"prompt":\n"c"}\n{"prompt": "z"}'),
         (
             "x.jsonl",
@@ -209,6 +225,17 @@ def test_settings_of_a_source_are_the_same_on_both_paths(tmp_path, monkeypatch, 
     assert by_columns == by_rows
 
 
+@pytest.mark.parametrize(("value", "chosen"), [("x", "x"), (None, "a")])
+def test_a_column_of_an_elements_name_wins_if_it_has_a_value(tmp_path, monkeypatch, value, chosen):
+    good = {"prompt": "p", "response": ["a", "b"]}
+    rows = [good, good | {"prompt": "q", "response.0": value}]
+    path = written(tmp_path / "in", "\n".join(map(json.dumps, rows)).encode())
+    source = {"name": "s", "uri": str(path), "adapter": "pku_saferlhf"}
+    by_columns, by_rows = both_ways(tmp_path, monkeypatch, [source])
+    assert by_columns == by_rows
+    assert [p.chosen for p in read_dataset(tmp_path / "rows" / "pairs", Pair)] == ["a", chosen]
+
+
 def test_disputed_answers_are_the_same_on_both_paths(tmp_path, monkeypatch):
     rows = [{"response": answers, "prompt": "p"} for answers in (["a", "b"], ["b ", "c"])]
     rows += [{"response": ["d", "b"], "prompt": "p"}, {"response": ["x", "b"], "prompt": "q"}]
@@ -249,6 +276,48 @@ def test_only_the_lines_that_hold_a_surprise_are_left_to_the_row_path():
     contents += [b'{"prompt": "d", "x": ' + b"1" * 4400 + b"}", b'{"prompt": " e\\u001f"}']
     rows = [JsonLine("x", number, line) for number, line in enumerate(contents)]
     assert left_to_rows("prompts", rows) == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("adapter", ["prompts", "pku_saferlhf", "mt_bench"])
+def test_lines_that_fit_are_read_all_at_once(adapter, monkeypatch):
+    def one_by_one(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(decoding, "_decoded", one_by_one)
+    content = b"\n".join([json.dumps(GOOD[adapter]).encode()] * 3)
+    (lines,) = blocks_of_lines(io.BytesIO(content), 10_000, 1000)
+    assert left_to_rows(adapter, JsonLines("x", range(3), lines)) == []
+
+
+@settings(FAST, max_examples=100)
+@given(st.lists(st.booleans(), max_size=40))
+def test_places_are_those_that_are_wanted(is_wanted):
+    expected = [place for place, wanted in enumerate(is_wanted) if wanted]
+    assert places(np.array(is_wanted, dtype=bool)).tolist() == expected
+
+
+def id_of(number):
+    return hashlib.sha256(str(number).encode()).hexdigest()[:24]
+
+
+@settings(FAST, max_examples=200)
+@given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=12), max_size=12))
+def test_keys_know_which_blocks_are_all_new(blocks_of_numbers):
+    keys, seen = Keys(), set()
+    for numbers in blocks_of_numbers:
+        is_new = len(set(numbers)) == len(numbers) and seen.isdisjoint(numbers)
+        assert keys.add_new(pa.chunked_array([column([id_of(i) for i in numbers])])) == is_new
+        seen.update(numbers if is_new else ())
+
+
+@pytest.mark.parametrize("left_out", [[], [0], [1, 2], [0, 5], list(range(6)), list(range(5))])
+@pytest.mark.parametrize("most", [0, 16])
+def test_selected_rows_have_no_empty_parts(left_out, most, monkeypatch):
+    monkeypatch.setattr(mapped_rows, "MAX_CUTS", most)
+    is_selected = ~np.isin(np.arange(6), left_out)
+    rows = mapped_rows.selected(pa.table({"x": range(6)}), is_selected)
+    assert rows["x"].to_pylist() == [i for i in range(6) if i not in left_out]
+    assert all(len(chunk) for chunk in rows["x"].chunks) or not rows.num_rows
 
 
 def column(texts):
