@@ -86,7 +86,7 @@ def hidden_states(model: Any, batch: PaddedBatch) -> Tensor:
     body = getattr(model, model.base_model_prefix)
     if batch.shared is None or not can_share(model):
         return body(
-            input_ids=batch.input_ids_NL, attention_mask=batch.attention_mask_NL, use_cache=False
+            input_ids=batch.input_ids_NL, attention_mask=padding_mask(model, batch), use_cache=False
         ).last_hidden_state
     rows = batch.shared
     hidden_PMD = body(
@@ -98,6 +98,15 @@ def hidden_states(model: Any, batch: PaddedBatch) -> Tensor:
     num_rows, width = rows.input_ids_PM.shape
     row_N1 = (torch.arange(len(rows.source_NL), device=hidden_PMD.device) % num_rows)[:, None]
     return hidden_PMD.flatten(0, 1)[row_N1 * width + rows.source_NL]
+
+
+def padding_mask(model: Any, batch: PaddedBatch) -> Tensor | None:
+    """What the model must be told of padding when every answer has a row of its own.
+
+    It stands on the right, where no token of a causal decoder looks: those known to us are told
+    nothing, since torch's flash kernel takes no mask.
+    """
+    return None if can_share(model) else batch.attention_mask_NL
 
 
 def can_share(model: Any) -> bool:
