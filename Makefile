@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-.PHONY: help setup model run test test-browser check bench golden images test-containers sbom audit clean
+.PHONY: help setup model run test test-gpu test-browser check bench golden images test-containers sbom audit clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -28,6 +28,9 @@ run: model  ## run the whole pipeline on this machine (CONFIG=… for another ru
 
 test: model  ## run the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-gpu: setup  ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 test-browser: setup  ## look at the report in a headless Chromium (installs it on Debian and its kin)
 	@for name in chromium chromium-browser google-chrome chrome; do \

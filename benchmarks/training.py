@@ -6,7 +6,7 @@
 The data file holds PKU-SafeRLHF pairs (`prompt`, `response`: [safer, other]). Every arm runs in a
 process of its own and starts with the same model, rows, precision and batches; its time counts
 from loaded libraries to a saved model, reference log-probs and token scores included. Arms named
-`adpo:…` and `scorer:…` switch one optimisation off each:
+`adpo:…` and `scorer:…` switch one optimisation off each, the last two switch one on:
 
     rows_apart   a row per answer, so that the prompt is computed twice
     any_order    rows in the order they come, not those of like length together
@@ -17,6 +17,8 @@ from loaded libraries to a saved model, reference log-probs and token scores inc
     wide         micro-batches of twice as many tokens
     all_rewards  the reward model reads the pairs, too, though no mask looks at rewards (they are
                  harmless pairs)
+    flex         attention: flex_attention; trains on GPUs alone
+    compile      compile: true; its time counts the compiling
 """
 
 import argparse
@@ -150,7 +152,8 @@ def distinct_pairs(
 def run_arm(arm: str, work: Path, precision: str) -> dict[str, Any]:
     """Run one arm in this process: seconds of its phases and of the cores, and peak memory.
 
-    The seconds of the cores leave out what other processes take, and count loading libraries.
+    The memory is the GPU's where there is one. The seconds of the cores leave out what other
+    processes take, and count loading libraries.
     """
     name, _, variant = arm.partition(":")
     started = time.process_time()
@@ -158,11 +161,15 @@ def run_arm(arm: str, work: Path, precision: str) -> dict[str, Any]:
         phases = ARMS[name](work, Path(folder), precision, variant)
     cores_s = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    import torch
+
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 1024**3
     return {"phases": phases, "peak_gib": peak, "cores_s": cores_s}
 
 
 def adpo(work: Path, out: Path, precision: str, variant: str) -> dict[str, float]:
-    """Our stages score_tokens and train_policy; `variant` switches an optimisation off."""
+    """Our stages score_tokens and train_policy; `variant` switches one optimisation."""
     from components.score_tokens.config import ScoreTokensConfig
     from components.score_tokens.stage import score_tokens
     from components.train_policy.config import AmaConfig, TrainPolicyConfig
@@ -183,6 +190,8 @@ def adpo(work: Path, out: Path, precision: str, variant: str) -> dict[str, float
         batch_size=16,
         precision=precision,
         rewards="all_pairs" if variant == "all_rewards" else "helpful_pairs",
+        attention="flex_attention" if variant == "flex" else "sdpa",
+        compile=variant == "compile",
     )
 
     def score() -> None:
@@ -276,6 +285,8 @@ def training(precision: Any, variant: str, *, learning_rate: float) -> Any:
         precision=precision,
         zero_stage=0,
         weight_decay=0.0,
+        attention="flex_attention" if variant == "flex" else "sdpa",
+        compile=variant == "compile",
     )
 
 
@@ -331,7 +342,7 @@ def _trl(
         gradient_accumulation_steps=BATCH // MICRO_BATCH,
         learning_rate=1e-6,
         bf16=precision == "bfloat16",
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         report_to="none",
         save_strategy="no",
         logging_strategy="no",

@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from equilibrate_core.block_masks import answer_blocks
 
 SHARING_MODELS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite"})
 """`model_type`s that are known to take a mask per query and positions that start again: dense
@@ -44,6 +47,10 @@ class SharedRows:
         visible_PMM = slots_M <= slots_M[:, None]
         visible_PMM = visible_PMM & ~(is_second_PM[:, :, None] & is_rest_PM[:, None, :])
         return visible_PMM[:, None]
+
+    def visible_blocks(self) -> BlockMask:
+        """The same for flex attention, which passes over blocks that nobody may look at."""
+        return answer_blocks(self.first_P1, self.common_P1, self.input_ids_PM.shape[1])
 
 
 @dataclass(frozen=True)
@@ -86,12 +93,12 @@ def hidden_states(model: Any, batch: PaddedBatch) -> Tensor:
     body = getattr(model, model.base_model_prefix)
     if batch.shared is None or not can_share(model):
         return body(
-            input_ids=batch.input_ids_NL, attention_mask=batch.attention_mask_NL, use_cache=False
+            input_ids=batch.input_ids_NL, attention_mask=padding_mask(model, batch), use_cache=False
         ).last_hidden_state
     rows = batch.shared
     hidden_PMD = body(
         input_ids=rows.input_ids_PM,
-        attention_mask=rows.visible_P1MM(),
+        attention_mask=rows.visible_blocks() if _is_flex(model) else rows.visible_P1MM(),
         position_ids=rows.position_ids_PM,
         use_cache=False,
     ).last_hidden_state
@@ -100,16 +107,40 @@ def hidden_states(model: Any, batch: PaddedBatch) -> Tensor:
     return hidden_PMD.flatten(0, 1)[row_N1 * width + rows.source_NL]
 
 
+def padding_mask(model: Any, batch: PaddedBatch) -> Tensor | BlockMask | None:
+    """What the model must be told of padding when every answer has a row of its own.
+
+    It stands on the right, where no token of a causal decoder looks: those known to us are told
+    nothing, since torch's flash kernel takes no mask.
+    """
+    if not can_share(model):
+        return batch.attention_mask_NL
+    if not _is_flex(model):
+        return None
+    num_rows, length = batch.input_ids_NL.shape
+    # As one answer that fills its row.
+    lengths_N1 = torch.full((num_rows, 1), length, device=batch.input_ids_NL.device)
+    return answer_blocks(lengths_N1, lengths_N1, length)
+
+
 def can_share(model: Any) -> bool:
     """Whether the model's attention takes any mask, so that two answers may share a row."""
-    config = model.config
+    attention = getattr(model.config, "_attn_implementation", None)
+    return attention in ("sdpa", "flex_attention") and is_dense_decoder(model.config)
+
+
+def is_dense_decoder(config: Any) -> bool:
+    """Whether every layer of a family known to us looks at all tokens before, and at no others."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
         config.model_type in SHARING_MODELS
-        and getattr(config, "_attn_implementation", None) == "sdpa"
         and kinds == {"full_attention"}
         and getattr(config, "sliding_window", None) is None
     )
+
+
+def _is_flex(model: Any) -> bool:
+    return model.config._attn_implementation == "flex_attention"
 
 
 def _share(

@@ -16,7 +16,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from equilibrate_core.batches import PaddedBatch, hidden_states
+from equilibrate_core.batches import PaddedBatch, hidden_states, padding_mask
 from equilibrate_core.models import Precision, autocast
 from equilibrate_core.plain_head import has_plain_head
 
@@ -68,7 +68,7 @@ def _hidden_at(model: Any, batch: PaddedBatch, wanted_NL: Tensor) -> tuple[Tenso
         return hidden_NLD[:, :-1][wanted_NL[:, 1:]], model.get_output_embeddings()
     # Heads with more than a projection (soft-capping, scaling) stay with the model's own code.
     logits_NLV = model(
-        input_ids=batch.input_ids_NL, attention_mask=batch.attention_mask_NL, use_cache=False
+        input_ids=batch.input_ids_NL, attention_mask=padding_mask(model, batch), use_cache=False
     ).logits
     # A chunk of its own: the gradient takes the place of what a view would share with the others.
     return logits_NLV[:, :-1][wanted_NL[:, 1:]], torch.clone

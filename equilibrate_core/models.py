@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from equilibrate_core.batches import SHARING_MODELS, is_dense_decoder
 from equilibrate_core.errors import ConfigError, ModelError
 
 # A bar per loaded shard and a report per fresh head drown a stage's own lines.
@@ -20,6 +21,7 @@ transformers_logging.set_verbosity_error()
 logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
+Attention = Literal["sdpa", "flex_attention"]
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 """Fields of a generation config that mean something where it samples."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -39,13 +41,14 @@ def load_causal_lm(
     folder: Path,
     *,
     dtype: str = "float32",
+    attention: Attention = "sdpa",
     trust_remote_code: bool = False,
     place: torch.device | None = None,
 ) -> PreTrainedModel:
     """Causal language model in evaluation mode, dropout off, from safetensors only.
 
     It is on `place`, or else on this process's accelerator where there is one. Raises ModelError
-    where it could not be saved again.
+    where it could not be saved again, or cannot do `attention`.
     """
     model = load_pretrained(
         folder,
@@ -54,9 +57,27 @@ def load_causal_lm(
         device_map=device_map(place or device()),
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
+        **attention_options(folder, attention),
     )
     _mend_generation_config(model, folder)
     return without_dropout(model).eval()
+
+
+def attention_options(folder: Path, attention: Attention) -> dict[str, Any]:
+    """What tells transformers who computes a model's attention; no saved config says so.
+
+    Raises ModelError where it is not known to be right for the model's family.
+    """
+    if attention == "sdpa":
+        return {}  # what transformers takes by itself where a family can, and else its own code
+    config = load_pretrained(folder, AutoConfig.from_pretrained, trust_remote_code=False)
+    if not is_dense_decoder(config):
+        raise ModelError(
+            f"{folder}: attention: {attention} is for models without a sliding window of the "
+            f"families {', '.join(sorted(SHARING_MODELS))}; take attention: sdpa for this "
+            f"{config.model_type}"
+        )
+    return {"attn_implementation": attention}
 
 
 def _mend_generation_config(model: Any, folder: Path) -> None:

@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from equilibrate_core.batches import PaddedBatch, padding_mask
+
 LENGTH = 4
 LARGEST_LOGIT = 50.0
 """Of the probe: beyond every soft cap (Gemma 2 has 30), which small logits would not show."""
@@ -44,8 +46,10 @@ def _probe(model: Any) -> bool:
 
     hook = getattr(model, model.base_model_prefix).register_forward_hook(replace)
     try:
-        ids_1L = torch.zeros(1, LENGTH, dtype=torch.long, device=model.device)
-        logits_1LV = model(input_ids=ids_1L, use_cache=False).logits.float()
+        probe = PaddedBatch.of([[0] * LENGTH], pad_id=0, device=model.device)
+        logits_1LV = model(
+            input_ids=probe.input_ids_NL, attention_mask=padding_mask(model, probe), use_cache=False
+        ).logits.float()
     finally:
         hook.remove()
     expected_1LV = head(hidden[0]).float()

@@ -21,7 +21,9 @@ from equilibrate_core.chat import Encoded, encode_answer, end_of_turn_id
 from equilibrate_core.errors import ModelError, TemplateRefusal
 from equilibrate_core.models import (
     DTYPES,
+    Attention,
     Precision,
+    attention_options,
     autocast,
     check_model_folder,
     device,
@@ -58,7 +60,9 @@ class Scorer:
     constants: ScorerConstants
 
 
-def new_scorer_model(base_model: Path, *, seed: int, dtype: str = "float32") -> tuple[Any, Any]:
+def new_scorer_model(
+    base_model: Path, *, seed: int, dtype: str = "float32", attention: Attention = "sdpa"
+) -> tuple[Any, Any]:
     """Base model with a fresh scalar head, drawn from `seed`, and its tokenizer with a true pad.
 
     transformers reads a classifier's value at the last token that is not padding: with pad equal
@@ -75,6 +79,7 @@ def new_scorer_model(base_model: Path, *, seed: int, dtype: str = "float32") -> 
         device_map=device_map(device()),
         use_safetensors=True,
         trust_remote_code=False,
+        **attention_options(base_model, attention),
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     scalar_head(model)
@@ -128,7 +133,7 @@ def save_scorer(folder: Path, model: Any, tokenizer: Any, constants: ScorerConst
     (folder / SCORER_FILE).write_text(constants.model_dump_json(indent=2) + "\n")
 
 
-def load_scorer(folder: Path, *, dtype: str = "float32") -> Scorer:
+def load_scorer(folder: Path, *, dtype: str = "float32", attention: Attention = "sdpa") -> Scorer:
     """Load a scorer. Raises ModelError when the folder holds no scorer or an unusable pad token."""
     constants, tokenizer = _constants_and_tokenizer(folder)
     model = load_pretrained(
@@ -138,6 +143,7 @@ def load_scorer(folder: Path, *, dtype: str = "float32") -> Scorer:
         device_map=device_map(device()),
         use_safetensors=True,
         trust_remote_code=False,
+        **attention_options(folder, attention),
     )
     scalar_head(model)
     return Scorer(model.eval(), tokenizer, constants)

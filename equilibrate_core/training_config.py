@@ -42,6 +42,13 @@ class TrainingConfig(Config):
     """DeepSpeed ZeRO stage: what is sharded over the processes."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    attention: Literal["sdpa", "flex_attention"] = "sdpa"
+    """Who computes attention: torch's `scaled_dot_product_attention`, or its flex attention, which
+    passes over what two answers in one row may not see of each other. `flex_attention` needs a
+    GPU, a C compiler and a dense decoder of a known family."""
+    compile: bool = False
+    """Let torch compile the decoder layers, once for all lengths; needs a compiler and minutes at
+    the start. Not with `zero_stage: 3`."""
     eval_every_steps: int = Field(default=0, ge=0)
     """Steps between held-out evaluations during training; 0 evaluates at the end only."""
     checkpoint_uri: str | None = None
@@ -56,6 +63,15 @@ class TrainingConfig(Config):
     checkpoint_resume_from: str | None = None
     """One checkpoint (its folder or s3:// prefix) to start from; refused unless config, inputs,
     code and number of processes are the same. A later one under checkpoint_uri goes first."""
+
+    @model_validator(mode="after")
+    def _compiled_layers_are_whole(self) -> Self:
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile: true needs zero_stage 0, 1 or 2; under 3 each layer stops at every "
+                "module to fetch its weights, and its pieces are slower compiled than not"
+            )
+        return self
 
     @model_validator(mode="after")
     def _resumed_runs_save(self) -> Self:

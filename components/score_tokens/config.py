@@ -21,3 +21,8 @@ class ScoreTokensConfig(StageConfig):
     """Sequences per forward pass."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the reference log-probs; keep it equal to train_policy's, or step 0 is not ln 2."""
+    attention: Literal["sdpa", "flex_attention"] = "sdpa"
+    """As `training.attention`; in bfloat16 keep it equal to train_policy's, since kernels round in
+    ways of their own."""
+    compile: bool = False
+    """As `training.compile`."""

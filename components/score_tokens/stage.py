@@ -21,10 +21,12 @@ from components.score_tokens.token_means import token_means
 from equilibrate_core.artifacts import Counts, write_json
 from equilibrate_core.batches import PaddedBatch, common_length
 from equilibrate_core.chat import Encoded
+from equilibrate_core.compiling import check_kernels, compile_layers
 from equilibrate_core.encoded_pairs import encode_pair
 from equilibrate_core.errors import DataError, ModelError, StageError
 from equilibrate_core.logps import span_mask, token_logps
 from equilibrate_core.models import bound_kernel_cache, device, load_causal_lm, load_tokenizer
+from equilibrate_core.plain_head import has_plain_head
 from equilibrate_core.progress import Progress
 from equilibrate_core.records import Pair, ScoredPair
 from equilibrate_core.scorer import check_scorer, load_scorer, normalise, pad_token, token_values
@@ -57,6 +59,7 @@ def score_tokens(
     The reward model reads the pairs whose masks depend on it: `config.rewards`.
     """
     bound_kernel_cache()
+    check_kernels(config.attention, compiles=config.compile, trains=False)
     run = start_stage(
         "score_tokens",
         config,
@@ -142,7 +145,7 @@ def _scorer_pass(
     tokenizer: Any,
     answers: Sequence[Encoded],
 ) -> list[TokenTable]:
-    scorer = load_scorer(folder)
+    scorer = load_scorer(folder, attention=config.attention)
     if scorer.constants.kind != kind:
         raise ModelError(f"{folder}: a {scorer.constants.kind} model, but a {kind} model is needed")
     if scorer.tokenizer.get_vocab() != tokenizer.get_vocab():
@@ -157,6 +160,8 @@ def _scorer_pass(
         )
     if not scorer.constants.token_wise:
         logger.warning("%s: trained on last tokens only: token values mean little", folder)
+    if config.compile:
+        compile_layers(scorer.model)
 
     def values(batch: PaddedBatch, _: Sequence[Encoded]) -> Tensor:
         return normalise(token_values(scorer.model, batch, config.precision), scorer.constants)
@@ -167,7 +172,10 @@ def _scorer_pass(
 def _reference_pass(
     config: ScoreTokensConfig, folder: Path, tokenizer: Any, answers: Sequence[Encoded]
 ) -> list[TokenTable]:
-    model = load_causal_lm(folder)
+    model = load_causal_lm(folder, attention=config.attention)
+    has_plain_head(model)  # found out before its layers are compiled for what the question asks
+    if config.compile:
+        compile_layers(model)
     pad_id = tokenizer.convert_tokens_to_ids(pad_token(tokenizer))
 
     def values(batch: PaddedBatch, rows: Sequence[Encoded]) -> Tensor:

@@ -17,10 +17,11 @@ from components.train_policy.config import TrainPolicyConfig
 from components.train_policy.masking import AnswerRow, PolicyRow
 from equilibrate_core.artifacts import Counts
 from equilibrate_core.batch_plan import evaluation_passes
+from equilibrate_core.batches import PaddedBatch, hidden_states
 from equilibrate_core.divergence import summed_kl
 from equilibrate_core.encoded_pairs import REFUSED, encode_pair
 from equilibrate_core.errors import DataError
-from equilibrate_core.logps import PaddedBatch, span_mask
+from equilibrate_core.logps import span_mask
 from equilibrate_core.models import autocast
 from equilibrate_core.plain_head import has_plain_head
 from equilibrate_core.records import Pair
@@ -144,11 +145,7 @@ class HeldOut:
             [len(p) - 1 for p, _ in sides], [len(p) + len(a) - 1 for p, a in sides], length
         )
         with self.trainer.as_local_rank(), autocast(self.config.training.precision):
-            hidden_NLD = getattr(self.model, self.model.base_model_prefix)(
-                input_ids=padded.input_ids_NL,
-                attention_mask=padded.attention_mask_NL,
-                use_cache=False,
-            ).last_hidden_state
+            hidden_NLD = hidden_states(self.model, padded)
         return hidden_NLD[before_NL.to(hidden_NLD.device)]
 
     def _batches(self) -> list[Sequence[PolicyRow]]:

@@ -29,6 +29,7 @@ from components.train_policy.scored_pairs import check_reference, check_rewards,
 from equilibrate_core.artifacts import Counts, StageRun, write_json
 from equilibrate_core.batches import can_share
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
+from equilibrate_core.compiling import check_kernels, compile_layers
 from equilibrate_core.errors import DataError
 from equilibrate_core.models import (
     bound_kernel_cache,
@@ -62,6 +63,7 @@ def train_policy(
     """Train the policy on scored pairs and report its held-out preference accuracy."""
     bound_kernel_cache()
     check_processes(config.num_processes)
+    check_kernels(config.training.attention, compiles=config.training.compile, trains=True)
     run = start_stage(
         "train_policy",
         config,
@@ -75,7 +77,8 @@ def train_policy(
     rows = training_rows(config, scored_pairs, counts)
     eval_rows = held_out_rows(config, read_dataset(eval_pairs, Pair), tokenizer, counts)
     with checkpoints_of(run, config.training) as checkpoints, live_events(policy) as live:
-        adapters, model = _with_lora(load_causal_lm(base_model), config)
+        model = load_causal_lm(base_model, attention=config.training.attention)
+        adapters, model = _with_lora(model, config)
         trainer = _trainer(config, model, tokenizer, checkpoints)
         held_out = HeldOut(config, eval_rows, trainer, model, adapters)
         steps = _train(config, rows, trainer, held_out, live)
@@ -141,6 +144,8 @@ def _trainer(
         pad_id=tokenizer.convert_tokens_to_ids(pad_token(tokenizer)),
         precision=config.training.precision,
     )
+    if config.training.compile:
+        compile_layers(model)
     return Trainer(objective, config.training, seed=config.seed, checkpoints=checkpoints)
 
 

@@ -17,6 +17,7 @@ from components.train_scorer.splits import HELD_OUT, TRAINED, prompt_fates
 from equilibrate_core.artifacts import Counts, StageRun, write_json
 from equilibrate_core.batches import can_share
 from equilibrate_core.checkpoints import Checkpoints, checkpoints_of
+from equilibrate_core.compiling import check_kernels, compile_layers
 from equilibrate_core.encoded_pairs import encode_pair
 from equilibrate_core.errors import DataError
 from equilibrate_core.losses import harm_sign
@@ -38,8 +39,11 @@ def train_scorer(
     """Train one scorer with Safe RLHF's loss and report its held-out accuracy."""
     bound_kernel_cache()
     check_processes(config.num_processes)
+    check_kernels(config.training.attention, compiles=config.training.compile, trains=True)
     run = start_stage("train_scorer", config, pairs=pairs, base_model=base_model)
-    model, tokenizer = new_scorer_model(base_model, seed=config.seed)
+    model, tokenizer = new_scorer_model(
+        base_model, seed=config.seed, attention=config.training.attention
+    )
     counts = Counts()
     rows, held_out = encode_pairs(config, read_dataset(pairs, Pair), tokenizer, counts)
     logger.info("%s model: %d rows, %d held out", config.kind, len(rows), len(held_out))
@@ -155,6 +159,8 @@ def _trainer(
         pad_id=tokenizer.pad_token_id,
         precision=config.training.precision,
     )
+    if config.training.compile:
+        compile_layers(model)
     return Trainer(objective, config.training, seed=config.seed, checkpoints=checkpoints)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from equilibrate_core.artifacts import StageRun
 from equilibrate_core.records import Dimension, Message, Pair, Record, digest, pair_id, prompt_id
+from equilibrate_core.scorer import ScorerConstants, new_scorer_model, save_scorer
 from equilibrate_core.tables import write_dataset
 
 RUN = StageRun(stage="test", config={}, seed=0, code_version="test", inputs={})
@@ -45,3 +46,13 @@ def harm_pairs(number: int) -> list[Pair]:
 def as_dataset(path: Path, rows: list[Record]) -> Path:
     write_dataset(RUN, path, type(rows[0]), rows)
     return path
+
+
+def fresh_scorers(folder: Path, base: Path) -> dict[str, Path]:
+    """A reward and a cost model with heads that learned nothing, as inputs of score_tokens."""
+    for kind in ("reward", "cost"):
+        model, tokenizer = new_scorer_model(base, seed=0)
+        with RUN.output(folder / kind, "scorer") as draft:
+            constants = ScorerConstants(kind=kind, center=0.0, scale=1.0, token_wise=True)
+            save_scorer(draft.path, model, tokenizer, constants)
+    return {"reward_model": folder / "reward", "cost_model": folder / "cost"}

@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from components.train_policy.config import AmaConfig
 from components.train_policy.masking import policy_row
 from components.train_scorer.objective import ScorerRow
-from equilibrate_core.batches import PaddedBatch, can_share, hidden_states
+from equilibrate_core.batches import PaddedBatch, can_share, hidden_states, padding_mask
 from equilibrate_core.chat import encode_answer
 from equilibrate_core.logps import span_mask, token_logps
 from equilibrate_core.models import load_causal_lm, load_tokenizer
+from equilibrate_core.plain_head import has_plain_head
 from equilibrate_core.records import Message, ScoredPair
 from equilibrate_core.scorer import new_scorer_model, token_values
 
@@ -158,3 +160,70 @@ def test_a_model_with_a_sliding_window_is_not_shared(folder: Path) -> None:
     torch.testing.assert_close(
         hidden_states(model, together)[real], hidden_states(model, apart)[real]
     )
+    assert padding_mask(model, apart) is apart.attention_mask_NL
+
+
+def test_rows_of_one_answer_need_no_mask_and_so_may_take_the_flash_kernel(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_causal_lm(folder, dtype="float64")
+    apart, together, _ = both(load_tokenizer(folder))
+    calls = spied_attention(monkeypatch)
+    hidden_states(model, apart)
+    assert calls == [(None, True)] * len(model.model.layers)
+    calls.clear()
+    hidden_states(model, together)
+    assert [is_causal for _, is_causal in calls] == [False] * len(model.model.layers)
+    assert all(torch.equal(mask, together.shared.visible_P1MM()) for mask, _ in calls)
+
+
+def test_without_a_mask_real_tokens_have_the_states_and_gradients_they_have_with_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_causal_lm(folder, dtype="float64")
+    apart, _, wanted = both(load_tokenizer(folder))
+    real = apart.attention_mask_NL.bool()
+    assert not real.all()
+
+    def found() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        model.zero_grad()
+        logps = token_logps(model, apart, wanted)
+        logps.sum().backward()
+        gradients = [p.grad.clone() for p in model.parameters()]
+        return hidden_states(model, apart)[real].detach(), logps.detach(), gradients
+
+    without = found()
+    monkeypatch.setattr(
+        "equilibrate_core.batches.padding_mask", lambda _, batch: batch.attention_mask_NL
+    )
+    calls = spied_attention(monkeypatch)
+    with_mask = found()
+    assert all(mask is not None for mask, _ in calls)
+    torch.testing.assert_close(without[:2], with_mask[:2], atol=1e-9, rtol=0)
+    for a, b in zip(without[2], with_mask[2], strict=True):
+        assert (a - b).norm() <= 1e-9 * b.norm()
+
+
+def test_families_not_known_to_us_are_told_of_padding(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_causal_lm(tiny_model)
+    assert has_plain_head(model)
+    apart, _, wanted = both(load_tokenizer(tiny_model))
+    monkeypatch.setattr("equilibrate_core.batches.SHARING_MODELS", frozenset({"mistral"}))
+    calls = spied_attention(monkeypatch)
+    token_logps(model, apart, wanted)
+    assert calls and all(mask is not None for mask, _ in calls)
+
+
+def spied_attention(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor | None, bool]]:
+    """Mask and `is_causal` of every later call of torch's attention."""
+    calls: list[tuple[torch.Tensor | None, bool]] = []
+    original = functional.scaled_dot_product_attention
+
+    def spy(*args: Any, **options: Any) -> torch.Tensor:
+        calls.append((options["attn_mask"], options["is_causal"]))
+        return original(*args, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
+    return calls
