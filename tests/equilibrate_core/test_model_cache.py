@@ -1,7 +1,6 @@
 """Models on a shared volume: weights once, the artifact still sealed."""
 
 import errno
-import json
 import logging
 import os
 import shutil
@@ -13,6 +12,7 @@ import pytest
 
 from equilibrate_core.artifacts import verify_artifact
 from equilibrate_core.config import StageConfig
+from equilibrate_core.digests import code_digest
 from equilibrate_core.errors import ArtifactError, StorageError
 from equilibrate_core.launch import launch
 from equilibrate_core.model_cache import CACHE_VARIABLE, shelve, unshelve
@@ -148,7 +148,8 @@ def measure(config: StageConfig, *, base_model: Path) -> Metrics:
 def launched(artifact: Path, tmp_path: Path) -> None:
     metrics: Any = SimpleNamespace(path=str(tmp_path / "metrics"), log_metric=lambda *_: None)
     base_model = SimpleNamespace(path=str(artifact))
-    launch(measure, StageConfig, json.dumps({}), metrics, base_model=base_model)
+    code = code_digest(measure.__name__)
+    launch(measure, StageConfig, "{}", metrics, code_digest=code, base_model=base_model)
 
 
 def test_a_task_that_meets_a_damaged_shelf_sets_it_aside_and_says_what_brings_it_back(
