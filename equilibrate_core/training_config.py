@@ -47,8 +47,8 @@ class TrainingConfig(Config):
     passes over what two answers in one row may not see of each other. `flex_attention` needs a
     GPU, a C compiler and a dense decoder of a known family."""
     compile: bool = False
-    """Let torch compile the decoder layers, once for all lengths; needs a compiler and minutes at
-    the start. Not with `zero_stage: 3`."""
+    """Let torch compile the decoder layers, once for all lengths; needs a compiler and takes a
+    while at the start. Not with `zero_stage: 3`."""
     eval_every_steps: int = Field(default=0, ge=0)
     """Steps between held-out evaluations during training; 0 evaluates at the end only."""
     checkpoint_uri: str | None = None

@@ -4,7 +4,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-ID_BYTES = 24
+from components.import_data.identities import ID_BYTES
+
+ID_CHARS = 2 * ID_BYTES
 FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 """Odd, with bits all over: what two ids have in common does not show in their numbers."""
 Numbers = NDArray[np.uint64]
@@ -40,9 +42,9 @@ class Keys:
 
 
 def _numbers(ids: pa.ChunkedArray) -> Numbers:
-    _, _, codes = pa.concat_arrays(ids.chunks).buffers()
-    words = np.frombuffer(codes or b"", np.uint64, count=len(ids) * ID_BYTES // 8)
-    return words.reshape(-1, ID_BYTES // 8) @ FACTORS
+    _, _, codes = pa.concat_arrays(ids.chunks).buffers()  # a copy: parts of tables begin anew
+    words = np.frombuffer(codes or b"", np.uint64, count=len(ids) * ID_CHARS // 8)
+    return words.reshape(-1, ID_CHARS // 8) @ FACTORS
 
 
 def _meet(run: Numbers, numbers: Numbers) -> bool:

@@ -310,6 +310,15 @@ def test_keys_know_which_blocks_are_all_new(blocks_of_numbers):
         seen.update(numbers if is_new else ())
 
 
+def test_keys_of_a_part_are_those_of_its_own_rows():
+    ids = pa.chunked_array([column([id_of(i) for i in range(6)])])
+    keys = Keys()
+    assert keys.add_new(ids.slice(2, 3))
+    assert keys.add_new(ids.slice(0, 2))
+    assert not keys.add_new(ids.slice(4, 2))
+    assert keys.add_new(ids.slice(5))
+
+
 @pytest.mark.parametrize("left_out", [[], [0], [1, 2], [0, 5], list(range(6)), list(range(5))])
 @pytest.mark.parametrize("most", [0, 16])
 def test_selected_rows_have_no_empty_parts(left_out, most, monkeypatch):
